@@ -1,0 +1,45 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::{Advertisement, Allocation, Labels, Name, Peer, Pool, Service, ServiceId};
+
+/// A persistent ordered map: cloning a [`Snapshot`] costs nothing, changing one entry costs O(log n).
+pub type Map<K, V> = rpds::RedBlackTreeMapSync<K, V>;
+pub type Set<K> = rpds::RedBlackTreeSetSync<K>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: Name,
+    pub uid: Name,
+    pub labels: Labels,
+    /// `topology.kubernetes.io/zone`.
+    pub zone: Option<Name>,
+    /// `status.addresses` of type InternalIP, in order.
+    pub internal_ips: Vec<IpAddr>,
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Condition NetworkUnavailable is True (A50).
+    pub network_unavailable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    pub name: Name,
+    pub cidrs: Vec<IpNet>,
+}
+
+/// The typed, in-sync view of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub services: Map<ServiceId, Arc<Service>>,
+    pub nodes: Map<Name, Arc<Node>>,
+    pub service_cidrs: Map<Name, Arc<ServiceCidr>>,
+    pub pools: Map<Name, Arc<Pool>>,
+    pub advertisements: Map<Name, Arc<Advertisement>>,
+    pub peers: Map<Name, Arc<Peer>>,
+    /// By address.
+    pub allocations: Map<IpAddr, Arc<Allocation>>,
+}

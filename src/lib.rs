@@ -1,0 +1,14 @@
+//! Portolan: everything that does IO. Decisions live in `crates/`; see ARCHITECTURE.md.
+
+pub mod agent;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod crds;
+pub mod dataplane;
+pub mod events;
+pub mod lease;
+pub mod offline;
+pub mod speaker;
+pub mod status;
+pub mod watch;
