@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Advertisement, Allocation, Labels, Name, Peer, Pool, Service, ServiceId};
+use crate::{Advertisement, Allocations, Labels, Name, Peer, Pool, Service, ServiceId};
 
 /// A persistent ordered map: cloning a [`Snapshot`] costs nothing, changing one entry costs O(log n).
 pub type Map<K, V> = rpds::RedBlackTreeMapSync<K, V>;
@@ -40,6 +40,5 @@ pub struct Snapshot {
     pub pools: Map<Name, Arc<Pool>>,
     pub advertisements: Map<Name, Arc<Advertisement>>,
     pub peers: Map<Name, Arc<Peer>>,
-    /// By address.
-    pub allocations: Map<IpAddr, Arc<Allocation>>,
+    pub allocations: Allocations,
 }

@@ -9,6 +9,7 @@
 //! Values only: no Kubernetes client types, no kernel words, no behaviour beyond small predicates that
 //! more than one stage must answer alike (such as [`Endpoint::is_ready`]).
 
+mod allocations;
 mod cluster;
 mod id;
 mod plan;
@@ -16,12 +17,13 @@ mod policy;
 mod problem;
 mod service;
 
+pub use allocations::{Allocations, next, previous};
 pub use cluster::{Map, Node, ServiceCidr, Set, Snapshot};
 pub use id::{Family, Name, ObjectId, ServiceId};
 pub use plan::{Action, Address, Backend, Balance, Forwarding, Frontend, Masquerade, Scheduler, ServicePlan};
 pub use policy::{
-    Advertisement, Allocation, AllocationPhase, BgpAdvertisement, IpRange, LabelSelector, Labels, Operator, Owner,
-    Peer, Pool, Requirement, ServiceAllocation, Source, WhenNoEndpoints,
+    Advertisement, Allocation, AllocationPhase, BgpAdvertisement, IpRange, LabelSelector, Labels, Operator,
+    Owner, Peer, Pool, Requirement, ServiceAllocation, Source, WhenNoEndpoints,
 };
 pub use problem::Problem;
 pub use service::{
