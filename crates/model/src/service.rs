@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Family, Labels, Name, ServiceId};
+use crate::{Family, Labels, Name, Problem, ServiceId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -110,6 +110,9 @@ pub struct Service {
     pub class: Option<Name>,
     /// Requested addresses: `portolan.dev/ips` (or metallb.io's) and `spec.loadBalancerIP`, as text that parsed.
     pub requested_ips: Vec<IpAddr>,
+    /// What is wrong with the request for addresses: it did not parse (RequestedIPInvalid), or says two things
+    /// (RequestAmbiguous). Nothing is allocated until it is mended; what the Service holds, it keeps.
+    pub request_problem: Option<Problem>,
     /// Requested pools in order of preference: `portolan.dev/pool`.
     pub requested_pools: Vec<Name>,
     /// In order of slice name; one address may stand in several (S10).
