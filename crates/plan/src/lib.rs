@@ -1,1 +1,21 @@
-//! portolan-plan
+//! Every decision Portolan takes, as functions from a snapshot of the cluster to plain values.
+//!
+//! ```text
+//!   Service + NodeView ──> service::plan ──────> ServicePlan        what this node does with packets
+//!   Service + Context  ──> advertise::service ─> Announcements ┐
+//!   Node, ServiceCIDRs ──> advertise::node ────> Announcements ┴──> advertise::merge ──> routes per peer
+//!   Peers + Node       ──> peers::selected ────> sessions to hold
+//!   Nodes              ──> routes::to_nodes ───> podCIDR routes
+//!   Snapshot + Supply  ──> allocate::service ──> Decision            what the leader writes
+//! ```
+//!
+//! Nothing here fails, waits or remembers: wrong input gives a smaller plan and a [`portolan_model::Problem`].
+//! Readiness and traffic policies are decided in [`endpoints`] alone, so that forwarding and announcing agree (A38).
+
+pub mod endpoints;
+pub mod service;
+
+#[cfg(test)]
+mod fixture;
+
+pub use service::NodeView;
