@@ -43,10 +43,9 @@ pub const WELL_KNOWN_COMMUNITIES: [(&str, u32); 6] = [
 #[x_kube(validation = Rule::new("!('ExternalIP' in self.sources) || (has(self.externalIPCIDRs) && self.externalIPCIDRs.size() > 0)")
     .message("spec.externalIPCIDRs must be given when spec.sources has ExternalIP"))]
 #[x_kube(validation = Rule::new("!self.sources.exists(s, s in ['PodCIDR', 'ServiceCIDR']) || \
-    self.sources.exists(s, !(s in ['PodCIDR', 'ServiceCIDR'])) || \
     !(has(self.serviceSelectors) || has(self.ipAddressPools) || has(self.ipAddressPoolSelectors))")
-    .message("spec.sources has only PodCIDR or ServiceCIDR, so spec.serviceSelectors, spec.ipAddressPools and \
-              spec.ipAddressPoolSelectors select nothing"))]
+    .message("spec.sources has PodCIDR or ServiceCIDR, which belong to no service and no pool: announce them by an \
+              Advertisement without serviceSelectors, ipAddressPools and ipAddressPoolSelectors"))]
 #[x_kube(validation = Rule::new("!has(self.serviceSelectors) || self.serviceSelectors.size() == 0 || !has(self.bgp) || \
     (self.bgp.aggregationLength == 32 && self.bgp.aggregationLengthV6 == 128)")
     .message("spec.bgp.aggregationLength and aggregationLengthV6 must be 32 and 128 together with spec.serviceSelectors: \

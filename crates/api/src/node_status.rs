@@ -21,8 +21,8 @@ use crate::{Family, is_false, schema};
     doc = "What one node's agent does at present.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".status.agent.dataplane.mode"),
     printcolumn(name = "Synced", type_ = "boolean", json_path = ".status.agent.dataplane.synced"),
-    printcolumn(name = "Peers", type_ = "string", json_path = ".status.bgp.sessions[*].peer"),
-    printcolumn(name = "States", type_ = "string", json_path = ".status.bgp.sessions[*].state"),
+    printcolumn(name = "Up", type_ = "integer", json_path = ".status.bgp.established"),
+    printcolumn(name = "Of", type_ = "integer", json_path = ".status.bgp.configured"),
     printcolumn(name = "VIPs", type_ = "integer", json_path = ".status.vips.announced"),
     printcolumn(
         name = "Ready",
@@ -77,6 +77,14 @@ pub struct BgpStatus {
     pub local_asn: Option<u32>,
     #[serde(default, rename = "routerID", skip_serializing_if = "Option::is_none")]
     pub router_id: Option<String>,
+    /// Sessions that are established.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::count")]
+    pub established: i64,
+    /// Sessions that this node should hold.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::count")]
+    pub configured: i64,
     #[serde(default)]
     pub sessions: Vec<Session>,
 }

@@ -28,7 +28,7 @@ fn range() -> Value {
             {
                 "rule": "!isCIDR(self) || cidr(self) == cidr(self).masked()",
                 "message": "a CIDR must not have host bits set",
-                "messageExpression": "\"'\" + self + \"' has host bits set: write '\" + string(cidr(self).masked()) + \"'\"",
+                "messageExpression": quoted("has host bits set: write the first address of the network"),
             },
             {
                 "rule": format!(
