@@ -66,4 +66,20 @@ impl Element {
             extra: Some(Box::new(Extra { range: Some(Range::To(last)), ..Extra::default() })),
         }
     }
+    /// The addresses of a prefix, or any range, in a set of one field: from `first` to `last`, both included.
+    pub fn interval(first: Bytes, last: &Bytes) -> Vec<Element> {
+        let mut after = last.to_vec();
+        let carried = after.iter_mut().rev().all(|byte| {
+            *byte = byte.wrapping_add(1);
+            *byte == 0
+        });
+        let extra = Some(Box::new(Extra { range: Some(Range::End), ..Extra::default() }));
+        let end = Element { key: Bytes::new(&after), value: Value::None, extra };
+        // a range up to the very last key has no end
+        if carried { vec![Element::member(first)] } else { vec![Element::member(first), end] }
+    }
+
+    pub(crate) fn range_end(&self) -> Option<&Range> {
+        self.extra.as_ref()?.range.as_ref()
+    }
 }

@@ -17,8 +17,9 @@ pub enum PayloadBase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
     Mark,
-    Iif,
-    Oif,
+    /// `iifname`: sixteen bytes.
+    IifName,
+    OifName,
     L4Proto,
 }
 

@@ -49,6 +49,8 @@ pub enum ChainKind {
     Filter,
     Nat,
     Route,
+    /// Read from a dump, never written: a type, a hook or a policy that we do not use.
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +68,9 @@ pub struct Set {
     pub key: Vec<KeyType>,
     pub value: Option<ValueType>,
     pub interval: bool,
-    /// Rules add elements ([`Statement::Update`]).
+    /// Rules add elements ([`Statement::Update`]). Give it a `size`.
     pub dynamic: bool,
-    /// Elements may have timeouts; implied by `timeout`.
+    /// Elements may bring timeouts although the set has none (with `timeout` they always may).
     pub timeouts: bool,
     /// Of elements that bring none, in whole seconds.
     pub timeout: Option<Duration>,

@@ -1,0 +1,172 @@
+//! Requests for what the kernel has, and reading its answers.
+
+use std::time::Duration;
+
+use crate::netlink::{Attributes, SUBSYSTEM, Writer, flag, msg};
+use crate::{
+    Base, Bytes, ChainKind, Dumped, DumpedChain, DumpedRule, Element, Expr, Extra, Hook, Name, Range, Set,
+    TableId, Value, Verdict, userdata,
+};
+
+/// A question to the kernel. All but `Generation` and `Table` are answered by many objects and a [`Content::Done`].
+///
+/// [`Content::Done`]: crate::Content::Done
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Answered by an object that [`generation`] reads.
+    Generation,
+    /// Answered by an object, or by the error ENOENT.
+    Table,
+    Chains,
+    Rules,
+    Sets,
+    /// The elements of one set.
+    Elements(Name),
+}
+
+impl Request {
+    pub fn encode(&self, table: &TableId, seq: u32) -> Vec<u8> {
+        let (kind, flags) = match self {
+            Request::Generation => (msg::GETGEN, 0),
+            Request::Table => (msg::GETTABLE, 0),
+            Request::Chains => (msg::GETCHAIN, flag::DUMP),
+            Request::Rules => (msg::GETRULE, flag::DUMP),
+            Request::Sets => (msg::GETSET, flag::DUMP),
+            Request::Elements(_) => (msg::GETSETELEM, flag::DUMP),
+        };
+        let mut w = Writer::default();
+        w.message(SUBSYSTEM << 8 | kind as u16, flags, seq, table.family.number(), 0, |w| {
+            if *self != Request::Generation {
+                w.text(1, &table.name);
+            }
+            if let Request::Elements(set) = self {
+                w.text(2, set);
+            }
+        });
+        w.0
+    }
+}
+
+/// The generation of the whole ruleset, from the answer to [`Request::Generation`]: it changes with every transaction.
+pub fn generation(kind: u8, attributes: &[u8]) -> Option<u32> {
+    (kind == msg::NEWGEN).then(|| Attributes(attributes).u32(1)).flatten()
+}
+
+/// The kernel sent something that cannot be read: `what` says which part of which object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a dump of nf_tables holds {what}")]
+pub struct Malformed {
+    pub what: &'static str,
+}
+
+impl Dumped {
+    /// Takes in one object of a dump; what belongs to other tables is passed over.
+    pub fn read(
+        &mut self,
+        table: &TableId,
+        kind: u8,
+        family: u8,
+        attributes: &[u8],
+    ) -> Result<(), Malformed> {
+        let a = Attributes(attributes);
+        if family != table.family.number() || a.text(1) != Some(&table.name) {
+            return Ok(());
+        }
+        match kind {
+            msg::NEWCHAIN => self.read_chain(a),
+            msg::NEWRULE => self.read_rule(a, table),
+            msg::NEWSET => self.read_set(a, table),
+            msg::NEWSETELEM => self.read_elements(a),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_chain(&mut self, a: Attributes) -> Result<(), Malformed> {
+        let name = a.text(3).ok_or(Malformed { what: "a chain without a name" })?;
+        let base = a.nest(4).map(|hook| Base::decode(hook, a));
+        self.chains.entry(name.into()).or_default().base = base;
+        Ok(())
+    }
+
+    fn read_rule(&mut self, a: Attributes, table: &TableId) -> Result<(), Malformed> {
+        let chain = a.text(2).ok_or(Malformed { what: "a rule without a chain" })?;
+        let handle = a.u64(3).ok_or(Malformed { what: "a rule without a handle" })?;
+        let exprs = a.nest(4).into_iter().flatten();
+        let rule = DumpedRule {
+            handle,
+            exprs: exprs.map(|(_, expr)| Expr::decode(Attributes(expr), table.family)).collect(),
+            comment: a.get(7).and_then(|bytes| userdata::comment(bytes, userdata::RULE_COMMENT)),
+        };
+        match self.chains.get_mut(chain) {
+            Some(known) => known.rules.push(rule),
+            None => {
+                self.chains.insert(chain.into(), DumpedChain { base: None, rules: vec![rule] });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_set(&mut self, a: Attributes, table: &TableId) -> Result<(), Malformed> {
+        let name = a.text(2).ok_or(Malformed { what: "a set without a name" })?;
+        self.sets.insert(name.into(), Set::decode(a, table.family));
+        Ok(())
+    }
+
+    fn read_elements(&mut self, a: Attributes) -> Result<(), Malformed> {
+        let set = a.text(2).ok_or(Malformed { what: "elements without a set" })?;
+        if !self.elements.contains_key(set) {
+            self.elements.insert(set.into(), Vec::new());
+        }
+        let (Some(list), Some(elements)) = (a.nest(3), self.elements.get_mut(set)) else { return Ok(()) };
+        for (_, element) in list {
+            elements.push(Element::decode(Attributes(element))?);
+        }
+        Ok(())
+    }
+}
+
+impl Base {
+    fn decode(hook: Attributes, chain: Attributes) -> Base {
+        let at = Hook::ALL.into_iter().find(|h| hook.u32(1) == Some(h.number()));
+        let kind = [ChainKind::Filter, ChainKind::Nat, ChainKind::Route]
+            .into_iter()
+            .find(|kind| chain.text(7) == Some(kind.name()));
+        let accepts = chain.u32(5).is_none_or(|policy| policy == 1);
+        Base {
+            kind: kind.filter(|_| at.is_some() && accepts).unwrap_or(ChainKind::Other),
+            hook: at.unwrap_or(Hook::Prerouting),
+            priority: hook.u32(2).unwrap_or(0) as i32,
+        }
+    }
+}
+
+impl Element {
+    fn decode(a: Attributes) -> Result<Element, Malformed> {
+        let key =
+            a.nest(1).and_then(|key| key.get(1)).ok_or(Malformed { what: "an element without a key" })?;
+        let value = match a.nest(2) {
+            None => Value::None,
+            Some(value) => {
+                Value::decode(value).ok_or(Malformed { what: "an element's value of no known kind" })?
+            }
+        };
+        let last = a.nest(10).and_then(|key| key.get(1));
+        let range = match a.u32(3) {
+            Some(flags) if flags & 1 != 0 => Some(Range::End),
+            _ => last.map(|last| Range::To(Bytes::new(last))),
+        };
+        let duration = |kind| a.u64(kind).filter(|ms| *ms != 0).map(Duration::from_millis);
+        let extra = Extra { range, timeout: duration(4), expires: duration(5) };
+        let extra = (extra != Extra::default()).then(|| Box::new(extra));
+        Ok(Element { key: Bytes::new(key), value, extra })
+    }
+}
+
+impl Value {
+    fn decode(a: Attributes) -> Option<Value> {
+        match a.nest(2) {
+            Some(verdict) => Some(Value::Verdict(Verdict::decode(verdict)?)),
+            None => Some(Value::Bytes(Bytes::new(a.get(1)?))),
+        }
+    }
+}
