@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portolan_bgp::PeerAsn;
 use portolan_model::*;
 
 use crate::NodeView;
@@ -115,6 +116,26 @@ pub fn node(name: &str, number: u8) -> Node {
         external_ips: vec![],
         pod_cidrs: vec![format!("10.1.{number}.0/24").parse().unwrap()],
         network_unavailable: false,
+    }
+}
+
+/// At 172.18.0.254, of AS 64500.
+pub fn peer(name: &str) -> Peer {
+    Peer {
+        name: name.into(),
+        labels: Labels::new(),
+        address: ip("172.18.0.254"),
+        port: 179,
+        peer_asn: PeerAsn::Number(64500),
+        my_asn: None,
+        passive: false,
+        source_address: None,
+        hold_time: Duration::from_secs(90),
+        keepalive_time: None,
+        connect_time: Duration::from_secs(10),
+        families: Family::ALL.to_vec(),
+        multihop_ttl: 1,
+        node_selectors: vec![],
     }
 }
 

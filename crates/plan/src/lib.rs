@@ -12,10 +12,15 @@
 //! Nothing here fails, waits or remembers: wrong input gives a smaller plan and a [`portolan_model::Problem`].
 //! Readiness and traffic policies are decided in [`endpoints`] alone, so that forwarding and announcing agree (A38).
 
+pub mod advertise;
+mod classes;
 pub mod endpoints;
+pub mod peers;
+pub mod routes;
 pub mod service;
 
 #[cfg(test)]
 mod fixture;
 
+pub use classes::Classes;
 pub use service::NodeView;

@@ -30,12 +30,15 @@ fn local_with(endpoints: &str) -> Service {
 
 #[test]
 fn s15_s19_s23_s43_every_frontend_under_policy_cluster() {
-    check(web_with(TWO_NODES), expect![[r#"
+    check(
+        web_with(TWO_NODES),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -45,23 +48,29 @@ fn s6_each_family_is_its_own_service() {
         slices: vec![slice("web-4", TWO_NODES), slice("web-6", "fd01:1::1 n1")],
         ..web()
     };
-    check(service, expect![[r#"
+    check(
+        service,
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         [fd96::a]:80/tcp: [fd01:1::1]:8080, masquerade NonPods
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         IPv6 NodePort 30080/tcp: [fd01:1::1]:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10 fd96::a; hairpin: 10.1.1.1 fd01:1::1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s6_no_cluster_ip_of_the_family_no_service() {
-    check(Service { cluster_ips: vec![ip("fd96::a")], ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { cluster_ips: vec![ip("fd96::a")], ..web_with(TWO_NODES) },
+        expect![[r#"
         [fd96::a]:80/tcp: reject
         IPv6 NodePort 30080/tcp: reject
         closed: fd96::a; hairpin: 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -72,10 +81,13 @@ fn s8_ports_match_by_name_and_protocol_and_differ_by_slice() {
     other.ports = vec![("http".into(), Protocol::Tcp, 8081), ("admin".into(), Protocol::Tcp, 1)];
     let slices = vec![named.into(), other.into()];
     let ports = vec![port("http", 80, 0)];
-    check(Service { slices, ports, kind: ServiceType::ClusterIp, ..web() }, expect![[r#"
+    check(
+        Service { slices, ports, kind: ServiceType::ClusterIp, ..web() },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8081, masquerade NonPods
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -85,235 +97,311 @@ fn s10_duplicates_merge_and_any_local_copy_counts() {
         slice("b", "10.1.1.1 n1 terminating"),
         slice("c", "10.1.1.1 -"),
     ];
-    check(Service { slices, ..local() }, expect![[r#"
+    check(
+        Service { slices, ..local() },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s16_masquerade_all() {
     let service = Service { kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) };
-    check_on(service, NodeView { masquerade_all: true, ..n1() }, expect![[r#"
+    check_on(
+        service,
+        NodeView { masquerade_all: true, ..n1() },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s16_no_detector_no_masquerade() {
     let service = Service { kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) };
-    check_on(service, NodeView { cluster_cidrs: vec![], ..n1() }, expect![[r#"
+    check_on(
+        service,
+        NodeView { cluster_cidrs: vec![], ..n1() },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Never
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s24_ip_mode_proxy_is_not_ours() {
     let ingress = vec![IngressIp { ip: ip("192.0.2.10"), mode: IpMode::Proxy }];
-    check(Service { ingress, ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { ingress, ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s25_external_ips_on() {
     let external_ips = vec![ip("198.51.100.1"), ip("2001:db8::1")];
-    check(Service { external_ips, kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { external_ips, kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         198.51.100.1:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s25_external_ips_off() {
     let external_ips = vec![ip("198.51.100.1")];
     let service = Service { external_ips, kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) };
-    check_on(service, NodeView { external_ips: false, ..n1() }, expect![[r#"
+    check_on(
+        service,
+        NodeView { external_ips: false, ..n1() },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s26_no_node_port() {
-    check(Service { ports: vec![port("", 80, 0)], ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { ports: vec![port("", 80, 0)], ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s27_source_ranges_guard_load_balancer_ips_only() {
     let source_ranges = Some(vec!["10.0.0.0/8".parse().unwrap(), "172.18.0.0/24".parse().unwrap()]);
     let external_ips = vec![ip("198.51.100.1")];
-    check(Service { source_ranges, external_ips, ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { source_ranges, external_ips, ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always; only from [10.0.0.0/8 172.18.0.0/24 192.0.2.10/32]
         198.51.100.1:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s27_a_family_without_ranges_is_closed() {
     let source_ranges = Some(vec!["fd00::/8".parse().unwrap()]);
-    check(Service { source_ranges, ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { source_ranges, ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always; only from []
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s28_a_node_address_is_never_closed() {
     let ingress = vec![IngressIp { ip: ip("172.18.0.2"), mode: IpMode::Vip }];
-    check(Service { ingress, ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { ingress, ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         172.18.0.2:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s30_cluster_falls_back_to_terminating_only_when_none_is_ready() {
-    check(web_with("10.1.1.1 n1 terminating\n10.1.2.1 n2 unready\n10.1.2.2 n2 dead"), expect![[r#"
+    check(
+        web_with("10.1.1.1 n1 terminating\n10.1.2.1 n2 unready\n10.1.2.2 n2 dead"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
-    check(web_with("10.1.1.1 n1 terminating\n10.1.2.1 n2"), expect![[r#"
+    "#]],
+    );
+    check(
+        web_with("10.1.1.1 n1 terminating\n10.1.2.1 n2"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.2.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s31_local_falls_back_to_terminating_even_when_others_are_ready() {
-    check(local_with("10.1.1.1 n1 terminating\n10.1.2.1 n2"), expect![[r#"
+    check(
+        local_with("10.1.1.1 n1 terminating\n10.1.2.1 n2"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.2.1:8080, masquerade NonPods; outside: 10.1.1.1:8080, masquerade Never
         IPv4 NodePort 30080/tcp: 10.1.2.1:8080, masquerade NonPods; outside: 10.1.1.1:8080, masquerade Never
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s33_node_hints() {
-    check(web_with("10.1.1.1 n1 node=n1 zone=a\n10.1.2.1 n2 node=n2 zone=a"), expect![[r#"
+    check(
+        web_with("10.1.1.1 n1 node=n1 zone=a\n10.1.2.1 n2 node=n2 zone=a"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s34_zone_hints_when_no_node_hint_names_this_node() {
-    check(web_with("10.1.1.1 n3 node=n3 zone=a\n10.1.2.1 n2 node=n2 zone=b"), expect![[r#"
+    check(
+        web_with("10.1.1.1 n3 node=n3 zone=a\n10.1.2.1 n2 node=n2 zone=b"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s35_one_endpoint_without_hints_and_hints_are_ignored() {
-    check(web_with("10.1.1.1 n1 zone=a\n10.1.2.1 n2"), expect![[r#"
+    check(
+        web_with("10.1.1.1 n1 zone=a\n10.1.2.1 n2"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s35_unready_endpoints_need_no_hints_and_local_ignores_them() {
-    check(local_with("10.1.1.1 n1 zone=b\n10.1.2.1 n2 zone=a\n10.1.2.2 n2 unready"), expect![[r#"
+    check(
+        local_with("10.1.1.1 n1 zone=b\n10.1.2.1 n2 zone=a\n10.1.2.2 n2 unready"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.2.1:8080, masquerade NonPods; outside: 10.1.1.1:8080, masquerade Never
         IPv4 NodePort 30080/tcp: 10.1.2.1:8080, masquerade NonPods; outside: 10.1.1.1:8080, masquerade Never
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s38_nothing_usable_anywhere_is_rejected() {
-    check(web_with("10.1.2.1 n2 unready"), expect![[r#"
+    check(
+        web_with("10.1.2.1 n2 unready"),
+        expect![[r#"
         10.96.0.10:80/tcp: reject
         192.0.2.10:80/tcp: reject
         IPv4 NodePort 30080/tcp: reject
         closed: 10.96.0.10 192.0.2.10; hairpin: 
-    "#]]);
-    check(local_with(""), expect![[r#"
+    "#]],
+    );
+    check(
+        local_with(""),
+        expect![[r#"
         10.96.0.10:80/tcp: reject
         192.0.2.10:80/tcp: reject
         IPv4 NodePort 30080/tcp: reject
         closed: 10.96.0.10 192.0.2.10; hairpin: 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s39_local_with_endpoints_only_elsewhere_drops() {
-    check(local_with("10.1.2.1 n2"), expect![[r#"
+    check(
+        local_with("10.1.2.1 n2"),
+        expect![[r#"
         10.96.0.10:80/tcp: drop
         192.0.2.10:80/tcp: 10.1.2.1:8080, masquerade NonPods; outside: drop
         IPv4 NodePort 30080/tcp: 10.1.2.1:8080, masquerade NonPods; outside: drop
         closed: 10.96.0.10 192.0.2.10; hairpin: 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s41_affinity_is_copied() {
-    check(Service { affinity: Some(Duration::from_secs(10800)), ..web_with(TWO_NODES) }, expect![[r#"
+    check(
+        Service { affinity: Some(Duration::from_secs(10800)), ..web_with(TWO_NODES) },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods, affinity 10800s
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always, affinity 10800s
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always, affinity 10800s
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s45_without_a_detector_the_node_itself_is_masqueraded() {
-    check_on(local_with(TWO_NODES), NodeView { cluster_cidrs: vec![], ..n1() }, expect![[r#"
+    check_on(
+        local_with(TWO_NODES),
+        NodeView { cluster_cidrs: vec![], ..n1() },
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade Never
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always; outside: 10.1.1.1:8080, masquerade Never
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always; outside: 10.1.1.1:8080, masquerade Never
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn s46_only_own_usable_endpoints_hairpin() {
-    check(web_with("10.1.1.1 n1\n10.1.1.2 n1 unready\n10.1.2.1 n2"), expect![[r#"
+    check(
+        web_with("10.1.1.1 n1\n10.1.1.2 n1 unready\n10.1.2.1 n2"),
+        expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a39_local_policy_with_endpoints_on_no_node_is_cluster() {
     let service = Service { internal_policy: TrafficPolicy::Cluster, ..local_with("203.0.113.7 -") };
-    check(service, expect![[r#"
+    check(
+        service,
+        expect![[r#"
         10.96.0.10:80/tcp: 203.0.113.7:8080, masquerade NonPods
         192.0.2.10:80/tcp: 203.0.113.7:8080, masquerade Always
         IPv4 NodePort 30080/tcp: 203.0.113.7:8080, masquerade Always
         closed: 10.96.0.10 192.0.2.10; hairpin: 
-    "#]]);
+    "#]],
+    );
 }
