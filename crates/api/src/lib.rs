@@ -12,6 +12,11 @@
 //!
 //! This crate knows the shapes only: `index` gives them meaning.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "it takes the printer columns of one kind for one attribute"
+)]
+
 mod advertisement;
 mod allocation;
 pub mod conditions;
@@ -25,7 +30,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::core::CustomResourceExt;
 
 pub use advertisement::{
-    Advertisement, AdvertisementSpec, AdvertisementStatus, BgpAdvertisement, Source, WhenNoEndpoints,
+    Advertisement, AdvertisementSpec, AdvertisementStatus, BgpAdvertisement, Source, WELL_KNOWN_COMMUNITIES,
+    WhenNoEndpoints,
 };
 pub use allocation::{
     AllocationPhase, IPAllocation, IPAllocationSpec, IPAllocationStatus, Owner, allocation_name,

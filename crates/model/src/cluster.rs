@@ -32,7 +32,7 @@ pub struct ServiceCidr {
 }
 
 /// The typed, in-sync view of the cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     pub services: Map<ServiceId, Arc<Service>>,
     pub nodes: Map<Name, Arc<Node>>,

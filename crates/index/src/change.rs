@@ -1,0 +1,174 @@
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use portolan_api::conditions::object::INVALID;
+use portolan_model::{
+    Advertisement, Allocation, EndpointSlice, Name, Node, ObjectId, Peer, Pool, Problem, Service,
+    ServiceCidr, ServiceId,
+};
+
+/// What the index folds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Node,
+    ServiceCidr,
+    Pool,
+    Advertisement,
+    Peer,
+    Allocation,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 8] = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::Node,
+        Kind::ServiceCidr,
+        Kind::Pool,
+        Kind::Advertisement,
+        Kind::Peer,
+        Kind::Allocation,
+    ];
+
+    /// As Kubernetes calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
+            Kind::Pool => "IPAddressPool",
+            Kind::Advertisement => "Advertisement",
+            Kind::Peer => "BGPPeer",
+            Kind::Allocation => "IPAllocation",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which object of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// None for cluster-scoped objects.
+    pub namespace: Option<Name>,
+    pub name: Name,
+}
+
+impl Key {
+    pub fn cluster(name: impl Into<Name>) -> Key {
+        Key { namespace: None, name: name.into() }
+    }
+
+    pub fn namespaced(namespace: impl Into<Name>, name: impl Into<Name>) -> Key {
+        Key { namespace: Some(namespace.into()), name: name.into() }
+    }
+
+    pub fn of(metadata: &ObjectMeta) -> Key {
+        Key {
+            namespace: metadata.namespace.as_deref().map(Name::from),
+            name: metadata.name.as_deref().unwrap_or_default().into(),
+        }
+    }
+
+    pub fn object(&self, kind: Kind) -> ObjectId {
+        ObjectId { kind: kind.name().into(), namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    pub(crate) fn service(&self) -> ServiceId {
+        ServiceId { namespace: self.namespace.clone().unwrap_or_else(|| "".into()), name: self.name.clone() }
+    }
+}
+
+/// A Kubernetes object as we keep it: parsed into model types, the original dropped. Made `From` the Kubernetes
+/// type or our custom resource, or by [`Object::from_manifest`].
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub(crate) kind: Kind,
+    pub(crate) key: Key,
+    pub(crate) value: Value,
+    pub(crate) problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// Without its slices.
+    Service(Box<Service>),
+    EndpointSlice(ServiceId, Arc<EndpointSlice>),
+    Node(Arc<Node>),
+    ServiceCidr(Arc<ServiceCidr>),
+    Pool(Arc<Pool>),
+    Advertisement(Arc<Advertisement>),
+    Peer(Arc<Peer>),
+    Allocation(Arc<Allocation>),
+    /// It exists, but is not for us (S2, S3, S4, S7).
+    Ignored,
+    /// One of ours that says what cannot be: what it said before stays in force (vips.md 2.0, 7).
+    Invalid,
+}
+
+impl Object {
+    /// An object that did not even decode: `error` says why.
+    pub fn unreadable(kind: Kind, key: Key, error: &str) -> Object {
+        let object = key.object(kind);
+        let problem = Problem { object, field: "spec".into(), reason: INVALID, message: error.to_owned() };
+        Object { kind, key, value: Value::Invalid, problems: vec![problem] }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// What a watch says.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Added or modified.
+    Apply(Object),
+    Delete(Kind, Key),
+    /// A complete list: objects of this kind that it lacks are gone.
+    Replace(Kind, Vec<Object>),
+}
+
+/// Whom changes touched since the consumer last looked: what must be planned anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services that appeared, changed (they or their slices) or went.
+    pub services: BTreeSet<ServiceId>,
+    pub nodes: BTreeSet<Name>,
+    /// Pools, advertisements, peers or allocations.
+    pub policy: bool,
+    pub service_cidrs: bool,
+    /// [`Index::problems`](crate::Index::problems) says something else.
+    pub problems: bool,
+    /// The last kind was listed: there is a snapshot from now on.
+    pub synced: bool,
+}
+
+impl Dirty {
+    pub fn is_empty(&self) -> bool {
+        *self == Dirty::default()
+    }
+
+    pub fn merge(&mut self, other: Dirty) {
+        let Dirty { services, nodes, policy, service_cidrs, problems, synced } = other;
+        self.services.extend(services);
+        self.nodes.extend(nodes);
+        self.policy |= policy;
+        self.service_cidrs |= service_cidrs;
+        self.problems |= problems;
+        self.synced |= synced;
+    }
+}

@@ -1,0 +1,76 @@
+//! EndpointSlices (S4, S7–S11).
+
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1::{Endpoint as KubeEndpoint, EndpointPort, EndpointSlice as KubeSlice};
+use portolan_api::conditions::object::INVALID;
+use portolan_api::service::{HEADLESS_LABEL, SERVICE_NAME_LABEL};
+use portolan_model::{Endpoint, EndpointSlice, Family, Name, Protocol, ServiceId};
+
+use crate::change::Value;
+use crate::problems::Problems;
+use crate::service::{port_number, protocol};
+use crate::{Key, Kind, Object, text};
+
+impl From<KubeSlice> for Object {
+    fn from(slice: KubeSlice) -> Object {
+        let key = Key::of(&slice.metadata);
+        let mut problems = Problems::new(Kind::EndpointSlice, &key);
+        let value = parse(&slice, &key, &mut problems).unwrap_or(Value::Ignored);
+        let problems = problems.into_vec();
+        Object { kind: Kind::EndpointSlice, key, value, problems }
+    }
+}
+
+fn parse(slice: &KubeSlice, key: &Key, problems: &mut Problems) -> Option<Value> {
+    let labels = slice.metadata.labels.as_ref()?;
+    if labels.contains_key(HEADLESS_LABEL) {
+        return None;
+    }
+    let service = labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
+    let service = ServiceId { namespace: key.service().namespace, name: service.as_str().into() };
+    let family = match slice.address_type.as_str() {
+        "IPv4" => Family::Ipv4,
+        "IPv6" => Family::Ipv6,
+        _ => return None,
+    };
+    let endpoints = slice.endpoints.iter().enumerate();
+    let slice = EndpointSlice {
+        name: key.name.clone(),
+        family,
+        ports: slice.ports.iter().flatten().filter_map(port).collect(),
+        endpoints: endpoints.filter_map(|(at, each)| endpoint(at, each, family, problems)).collect(),
+    };
+    Some(Value::EndpointSlice(service, Arc::new(slice)))
+}
+
+/// Ports without a name or a number are no ports (S8).
+fn port(port: &EndpointPort) -> Option<(Name, Protocol, u16)> {
+    let number = port.port.and_then(port_number)?;
+    Some((port.name.as_deref()?.into(), protocol(port.protocol.as_deref())?, number))
+}
+
+fn endpoint(at: usize, endpoint: &KubeEndpoint, family: Family, problems: &mut Problems) -> Option<Endpoint> {
+    // S7: only the first address counts.
+    let text = endpoint.addresses.first()?;
+    let Some(address) = text::ip(text).filter(|ip| Family::of(ip) == family) else {
+        let message = format!("\"{text}\" is not an {family} address");
+        problems.add(format!("endpoints[{at}].addresses[0]"), INVALID, message);
+        return None;
+    };
+    let conditions = endpoint.conditions.as_ref();
+    let hints = endpoint.hints.as_ref();
+    let zone_hints = hints.and_then(|hints| hints.for_zones.as_ref());
+    let node_hints = hints.and_then(|hints| hints.for_nodes.as_ref());
+    Some(Endpoint {
+        address,
+        // S9: what is not said of a condition.
+        ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+        serving: conditions.and_then(|conditions| conditions.serving).unwrap_or(true),
+        terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
+        node: endpoint.node_name.as_deref().map(Name::from),
+        zone: endpoint.zone.as_deref().map(Name::from),
+        zone_hints: zone_hints.map(|zones| zones.iter().map(|zone| zone.name.as_str().into()).collect()),
+        node_hints: node_hints.map(|nodes| nodes.iter().map(|node| node.name.as_str().into()).collect()),
+    })
+}
