@@ -1,0 +1,171 @@
+//! Portolan's own processes. The lab has no images to run, so it starts what the chart's pods would: the agent in each node's
+//! namespace, the controllers beside the control plane; with tokens of the chart's service accounts, so that its roles are
+//! proved, and with the configuration that the chart rendered.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use kube::Client;
+use kube::api::{Api, PostParams};
+
+use crate::control_plane::api_from_nodes;
+use crate::netns::Namespace;
+use crate::pki;
+use crate::process::Daemon;
+use crate::site::Site;
+
+/// The namespace that the chart is installed into.
+pub const NAMESPACE: &str = "portolan-system";
+const CONFIG_MAP: &str = "portolan";
+const TOKEN_SECS: i64 = 24 * 3600;
+const ORDERLY_END: Duration = Duration::from_secs(30);
+
+/// The product's processes, by name: `agent-n1`, `controller-1`.
+pub struct Product {
+    site: Site,
+    client: Client,
+    running: BTreeMap<String, Daemon>,
+}
+
+impl Product {
+    pub fn new(site: Site, client: Client) -> Product {
+        Product { site, client, running: BTreeMap::new() }
+    }
+
+    /// Installs or upgrades the chart of this repository with the given values.
+    pub async fn helm_install(&self, values: &str) -> anyhow::Result<String> {
+        let file = self.site.dir().join("values.yaml");
+        std::fs::write(&file, values)?;
+        let (file, chart) = (file.display().to_string(), chart().display().to_string());
+        let args =
+            ["upgrade", "--install", "portolan", &chart, "--namespace", NAMESPACE, "--create-namespace"];
+        self.site.helm(&[&args[..], &["--values", &file]].concat()).await
+    }
+
+    /// Starts the agent of every node and `controllers` controllers.
+    pub async fn start_all(&mut self, controllers: u8) -> anyhow::Result<()> {
+        for node in self.site.node_names() {
+            self.start_agent(&node).await?;
+        }
+        for number in 1..=controllers {
+            self.start_controller(number).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn start_agent(&mut self, node: &str) -> anyhow::Result<()> {
+        let name = format!("agent-{node}");
+        let files = self.files(&name, "portolan-agent").await?;
+        let ns = self.site.ns(node)?;
+        self.start(&name, &ns, &["agent".into(), format!("--node-name={node}")], &files)
+    }
+
+    pub async fn start_controller(&mut self, number: u8) -> anyhow::Result<()> {
+        let name = format!("controller-{number}");
+        let files = self.files(&name, "portolan-controller").await?;
+        let ns = self.site.ns("cp")?;
+        let bootstrap = format!("--bootstrap={}", files.join("objects.yaml").display());
+        self.start(&name, &ns, &["controller".into(), format!("--identity={name}"), bootstrap], &files)
+    }
+
+    /// `kill -9` of `agent-n1`, `controller-2`, …
+    pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        self.taken(name)?.kill().await?;
+        Ok(())
+    }
+
+    /// SIGTERM; how it ended.
+    pub async fn terminate(&mut self, name: &str) -> anyhow::Result<ExitStatus> {
+        self.taken(name)?.terminate(ORDERLY_END).await
+    }
+
+    /// Fails if a process that was started, and not ended here, is gone.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.running.values_mut().try_for_each(Daemon::check)
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.running.keys().cloned().collect()
+    }
+
+    pub fn pid(&self, name: &str) -> Option<i32> {
+        self.running.get(name).map(Daemon::pid)
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.site.logs().join(format!("{name}.log"))
+    }
+
+    /// Resident memory in KiB.
+    pub fn rss_kib(&self, name: &str) -> anyhow::Result<u64> {
+        let pid = self.pid(name).with_context(|| format!("{name} does not run"))?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        line.split_whitespace().next().context("VmRSS")?.parse().context("VmRSS")
+    }
+
+    fn taken(&mut self, name: &str) -> anyhow::Result<Daemon> {
+        self.running.remove(name).with_context(|| format!("{name} does not run"))
+    }
+
+    fn start(&mut self, name: &str, ns: &Namespace, args: &[String], files: &Path) -> anyhow::Result<()> {
+        if let Some(mut old) = self.running.remove(name)
+            && old.exited().is_none()
+        {
+            self.running.insert(name.into(), old);
+            bail!("{name} runs already");
+        }
+        let mut command = ns.command(binary()?)?;
+        command.args(args);
+        command.arg(format!("--kubeconfig={}", files.join("kubeconfig").display()));
+        command.arg(format!("--config={}", files.join("config.yaml").display()));
+        self.running.insert(name.into(), Daemon::start(command, name, &self.site.logs())?);
+        Ok(())
+    }
+
+    /// What a pod of the chart would find mounted: a kubeconfig with a token of `account`, and the keys of the ConfigMap.
+    async fn files(&self, name: &str, account: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.site.dir().join("product").join(name);
+        std::fs::create_dir_all(&dir)?;
+        let token = self.token(account).await?;
+        let ca = self.site.dir().join("ca.crt");
+        pki::write_kubeconfig(&dir.join("kubeconfig"), api_from_nodes(), &ca, &token)?;
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let map = maps.get(CONFIG_MAP).await.context("the chart's ConfigMap; is it installed?")?;
+        for key in ["config.yaml", "objects.yaml"] {
+            let text = map.data.as_ref().and_then(|data| data.get(key));
+            let text =
+                text.with_context(|| format!("ConfigMap {NAMESPACE}/{CONFIG_MAP} has no key {key}"))?;
+            std::fs::write(dir.join(key), text)?;
+        }
+        Ok(dir)
+    }
+
+    async fn token(&self, account: &str) -> anyhow::Result<String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let spec = TokenRequestSpec { expiration_seconds: Some(TOKEN_SECS), ..Default::default() };
+        let request = TokenRequest { spec, ..Default::default() };
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
+        let answer = answer.with_context(|| format!("token of service account {NAMESPACE}/{account}"))?;
+        Ok(answer.status.context("token request without an answer")?.token)
+    }
+}
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/portolan")
+}
+
+/// `PORTOLAN_BIN`, or the binary beside the program or the test that runs.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PORTOLAN_BIN") {
+        return Ok(path.into());
+    }
+    let exe = std::env::current_exe()?;
+    let found = exe.ancestors().skip(1).take(2).map(|dir| dir.join("portolan")).find(|path| path.is_file());
+    found.with_context(|| format!("no portolan beside {}: cargo build, or set PORTOLAN_BIN", exe.display()))
+}
