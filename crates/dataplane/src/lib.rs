@@ -1,1 +1,29 @@
-//! portolan-dataplane
+//! What a node must do with packets, in the kernel's words: ServicePlans in, transactions of nftables out.
+//!
+//! ```text
+//!   ServicePlan ──> Claims ──> Wanted ──┐
+//!                                       ├── diff ──> Change.. ──> Step.. ──> (the kernel)
+//!   KernelState ──> Actual ─────────────┘                                        │
+//!                     └──────────────── applied ─────────────────────────────────┘
+//! ```
+//!
+//! Knows no Kubernetes policy (that is decided in ServicePlans) and no sockets. The cost of a change follows the change:
+//! only keys that a Service touched are compared, and nothing is ever listed from the kernel for it.
+
+mod actual;
+mod change;
+mod claims;
+mod dataplane;
+mod entry;
+mod evaluate;
+mod key;
+mod layout;
+mod observe;
+mod proxy;
+mod step;
+mod target;
+
+pub use dataplane::{Dataplane, KernelState, render};
+pub use evaluate::{Candidate, Outcome, Packet, Trace, evaluate};
+pub use layout::{Settings, table_id};
+pub use step::{Limits, Step};

@@ -1,0 +1,171 @@
+//! One family's table as the kernel has it, as far as we know: what was observed, and the steps applied since.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portolan_model::Backend;
+use portolan_nft::Name;
+
+use crate::change::Change;
+use crate::key::Key;
+use crate::target::{Pick, Side, Target};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Frame {
+    /// Nothing is known; only an observation helps.
+    #[default]
+    Unknown,
+    Absent,
+    /// There, but not as we declare it: it goes and is built again.
+    Foreign,
+    Ours,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actual {
+    pub frame: Frame,
+    pub missing_sets: BTreeSet<Name>,
+    /// Chains of [`layout::fixed`](crate::layout::fixed) that are there; true = with the rules we want.
+    pub fixed: BTreeMap<Name, bool>,
+    pub picks: BTreeMap<Pick, PickChain>,
+    pub entries: BTreeMap<Key, Entry>,
+    pub vips: BTreeSet<IpAddr>,
+    pub hairpin: BTreeSet<IpAddr>,
+    /// Indices above a gap: nobody can reach them in order, so they go.
+    pub strays: BTreeSet<(Key, u32)>,
+    pub foreign_chains: BTreeSet<Name>,
+    pub foreign_sets: BTreeSet<Name>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PickChain {
+    /// It is there.
+    pub exists: bool,
+    /// It has the rules we want.
+    pub intact: bool,
+    /// Verdicts that lead to it, those of other pick chains not counted.
+    pub uses: u32,
+}
+
+/// What the maps hold for one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    pub outside: Half,
+    pub cluster: Option<Box<Half>>,
+    /// `fw-vips` has the key, and `fw-allow` these ranges with it.
+    pub sources: Option<Box<[IpNet]>>,
+}
+
+/// What one side holds: a verdict, and the endpoints by index from the side's offset on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Half {
+    pub target: Option<Target>,
+    pub slots: Vec<Backend>,
+}
+
+impl Entry {
+    pub fn half(&self, side: Side) -> Option<&Half> {
+        match side {
+            Side::Outside => Some(&self.outside),
+            Side::Cluster => self.cluster.as_deref(),
+        }
+    }
+
+    pub fn half_mut(&mut self, side: Side) -> &mut Half {
+        match side {
+            Side::Outside => &mut self.outside,
+            Side::Cluster => self.cluster.get_or_insert_default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.outside.is_empty() && self.cluster.is_none() && self.sources.is_none()
+    }
+}
+
+impl Half {
+    fn is_empty(&self) -> bool {
+        self.target.is_none() && self.slots.is_empty()
+    }
+}
+
+impl Actual {
+    pub fn new(frame: Frame) -> Self {
+        Actual { frame, ..Actual::default() }
+    }
+
+    /// Takes note of a change that the kernel has made.
+    pub fn fold(&mut self, change: &Change) {
+        match change {
+            Change::Table { .. } => *self = Actual::new(Frame::Ours),
+            Change::Set(name) => _ = self.missing_sets.remove(name),
+            Change::Fixed(name) => _ = self.fixed.insert(name.clone(), true),
+            Change::Chain(pick) => {
+                let chain = self.picks.entry(*pick).or_default();
+                (chain.exists, chain.intact) = (true, true);
+            }
+            Change::Stray { key, index } => _ = self.strays.remove(&(*key, *index)),
+            Change::Sources { key, to, .. } => self.edit(*key, |entry| entry.sources = to.clone()),
+            Change::Hairpin { address, there } => insert_or_remove(&mut self.hairpin, *address, *there),
+            Change::Vip { address, there } => insert_or_remove(&mut self.vips, *address, *there),
+            Change::Endpoint { key, side, index, to, .. } => {
+                self.edit(*key, |entry| put(&mut entry.half_mut(*side).slots, *index as usize, *to));
+            }
+            Change::Publish { key, side, from, to } => {
+                self.count(*from, *to);
+                self.edit(*key, |entry| {
+                    let half = entry.half_mut(*side);
+                    half.target = *to;
+                    half.slots.shrink_to_fit();
+                });
+            }
+            Change::DropChain(pick) => _ = self.picks.remove(pick),
+            Change::DropForeignChain(name) => _ = self.foreign_chains.remove(name),
+            Change::DropForeignSet(name) => _ = self.foreign_sets.remove(name),
+        }
+    }
+
+    /// Gives back the memory that growing left over.
+    pub fn fit(&mut self) {
+        for entry in self.entries.values_mut() {
+            entry.outside.slots.shrink_to_fit();
+        }
+    }
+
+    /// Counts what leads to the pick chains.
+    pub fn count(&mut self, from: Option<Target>, to: Option<Target>) {
+        if let Some(Target::Pick(pick)) = to {
+            self.picks.entry(pick).or_default().uses += 1;
+        }
+        if let Some(Target::Pick(pick)) = from {
+            let chain = self.picks.entry(pick).or_default();
+            chain.uses = chain.uses.saturating_sub(1);
+        }
+    }
+
+    fn edit(&mut self, key: Key, change: impl FnOnce(&mut Entry)) {
+        let entry = self.entries.entry(key).or_default();
+        change(entry);
+        entry.cluster.take_if(|half| half.is_empty());
+        if entry.is_empty() {
+            self.entries.remove(&key);
+        }
+    }
+}
+
+fn insert_or_remove(set: &mut BTreeSet<IpAddr>, address: IpAddr, there: bool) {
+    match there {
+        true => set.insert(address),
+        false => set.remove(&address),
+    };
+}
+
+/// Indices are filled from the front and given up from the back.
+fn put(slots: &mut Vec<Backend>, index: usize, to: Option<Backend>) {
+    match to {
+        Some(backend) if index < slots.len() => slots[index] = backend,
+        Some(backend) => slots.push(backend),
+        None => slots.truncate(index),
+    }
+}

@@ -1,0 +1,253 @@
+//! One change of one element or chain: the smallest thing that is written, ordered so that every prefix is safe.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portolan_model::{Backend, Family};
+use portolan_nft::{Command, Element, Name, Value, Verdict};
+
+use crate::key::{self, Key};
+use crate::layout::{self, Settings};
+use crate::target::{Pick, Side, Target};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The table and its sets; `replace` = whatever is there goes first.
+    Table { replace: bool },
+    Set(Name),
+    Fixed(Name),
+    Chain(Pick),
+    /// An element of `endpoints` that no count reaches.
+    Stray { key: Key, index: u32 },
+    /// The ranges of one key, all at once, so that it is never open in between.
+    Sources { key: Key, from: Option<Box<[IpNet]>>, to: Option<Box<[IpNet]>> },
+    Hairpin { address: IpAddr, there: bool },
+    /// `index` counts from zero on either side; `replaces` = something stands there.
+    Endpoint { key: Key, side: Side, index: u32, replaces: bool, to: Option<Backend> },
+    Publish { key: Key, side: Side, from: Option<Target>, to: Option<Target> },
+    Vip { address: IpAddr, there: bool },
+    DropChain(Pick),
+    DropForeignChain(Name),
+    DropForeignSet(Name),
+}
+
+/// The order of writing: what a rule or verdict leads to is there before it and goes after it (invariant 13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Frame,
+    Chains,
+    Supply,
+    Publish,
+    Unpublish,
+    Remove,
+    /// A transaction of its own: a chain that a verdict deleted in the same one still leads to is busy.
+    Chaff,
+}
+
+impl Change {
+    pub fn phase(&self) -> Phase {
+        match self {
+            Change::Table { .. } | Change::Set(_) => Phase::Frame,
+            Change::Fixed(_) | Change::Chain(_) => Phase::Chains,
+            Change::Stray { .. } => Phase::Supply,
+            Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
+            Change::Hairpin { there: true, .. } => Phase::Supply,
+            Change::Publish { to: Some(_), .. } | Change::Vip { there: true, .. } => Phase::Publish,
+            Change::Publish { to: None, .. } => Phase::Unpublish,
+            Change::Sources { to: None, .. } | Change::Endpoint { to: None, .. } => Phase::Remove,
+            Change::Hairpin { there: false, .. } | Change::Vip { there: false, .. } => Phase::Remove,
+            Change::DropChain(_) | Change::DropForeignChain(_) | Change::DropForeignSet(_) => Phase::Chaff,
+        }
+    }
+
+    /// Elements or rules that it writes, roughly: what the length of a transaction is measured in.
+    pub fn cost(&self) -> usize {
+        let ranges = |sources: &Option<Box<[IpNet]>>| sources.as_ref().map_or(0, |s| s.len() + 1);
+        match self {
+            Change::Sources { from, to, .. } => ranges(from) + ranges(to),
+            Change::Endpoint { replaces, to, .. } => *replaces as usize + to.is_some() as usize,
+            Change::Publish { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
+            Change::Table { .. } | Change::Set(_) | Change::Fixed(_) | Change::Chain(_) => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// Changes in commands: deletions before additions within a phase, many elements to a command.
+pub struct Script<'a> {
+    settings: &'a Settings,
+    family: Family,
+    commands: Vec<Command>,
+    phase: Phase,
+    chains: Vec<Command>,
+    rules: Vec<Command>,
+    deleted: Vec<(&'static str, Vec<Element>)>,
+    added: Vec<(&'static str, Vec<Element>)>,
+}
+
+impl<'a> Script<'a> {
+    /// `changes` in order of phase.
+    pub fn write(settings: &'a Settings, family: Family, changes: &[Change]) -> Vec<Command> {
+        let mut script = Script {
+            settings,
+            family,
+            commands: Vec::new(),
+            phase: Phase::Frame,
+            chains: Vec::new(),
+            rules: Vec::new(),
+            deleted: Vec::new(),
+            added: Vec::new(),
+        };
+        for change in changes {
+            if change.phase() != script.phase {
+                script.flush();
+                script.phase = change.phase();
+            }
+            script.push(change);
+        }
+        script.flush();
+        script.commands
+    }
+
+    fn push(&mut self, change: &Change) {
+        match change {
+            Change::Table { replace } => self.table(*replace),
+            Change::Set(name) => self.sets(|set| set == &**name),
+            Change::Fixed(name) => self.fixed(name),
+            Change::Chain(pick) => {
+                self.chain(pick.to_string().into(), None, layout::pick(self.settings, *pick));
+            }
+            Change::Stray { key, index } => self.delete(layout::ENDPOINTS, Element::member(key.slot(*index))),
+            Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
+            Change::Hairpin { address, there } => {
+                self.member(layout::HAIRPIN, Element::member(key::hairpin_bytes(*address)), *there);
+            }
+            Change::Vip { address, there } => {
+                self.member(layout::VIPS, Element::member(key::address_bytes(*address)), *there);
+            }
+            Change::Endpoint { key, side, index, replaces, to } => {
+                self.replace(layout::ENDPOINTS, *replaces, *to, |to| endpoint(key, *side, *index, to));
+            }
+            Change::Publish { key, side, from, to } => {
+                self.replace(map(*side), from.is_some(), *to, |to| service(key, to));
+            }
+            Change::DropChain(pick) => self.drop_chain(pick.to_string().into()),
+            Change::DropForeignChain(name) => self.drop_chain(name.clone()),
+            Change::DropForeignSet(name) => self.rules.push(Command::DeleteSet { name: name.clone() }),
+        }
+    }
+
+    fn table(&mut self, replace: bool) {
+        self.commands.push(Command::AddTable);
+        if replace {
+            self.commands.extend([Command::DeleteTable, Command::AddTable]);
+        }
+        self.sets(|_| true);
+    }
+
+    fn sets(&mut self, wanted: impl Fn(&str) -> bool) {
+        let sets = layout::sets().into_iter().filter(|(name, _)| wanted(name));
+        self.commands.extend(sets.map(|(name, set)| Command::AddSet { name: name.into(), set }));
+    }
+
+    fn fixed(&mut self, name: &Name) {
+        let chains = layout::fixed(self.settings, self.family);
+        let Some((_, chain)) = chains.into_iter().find(|(fixed, _)| **fixed == **name) else { return };
+        self.chain(name.clone(), chain.base, chain.rules);
+    }
+
+    fn chain(&mut self, chain: Name, base: Option<portolan_nft::Base>, rules: Vec<portolan_nft::Rule>) {
+        self.chains.push(Command::AddChain { chain: chain.clone(), base });
+        self.rules.push(Command::FlushChain { chain: chain.clone() });
+        self.rules.extend(rules.into_iter().map(|rule| Command::AddRule { chain: chain.clone(), rule }));
+    }
+
+    fn drop_chain(&mut self, chain: Name) {
+        self.chains.push(Command::FlushChain { chain: chain.clone() });
+        self.rules.push(Command::DeleteChain { chain });
+    }
+
+    fn sources(&mut self, key: &Key, from: Option<&[IpNet]>, to: Option<&[IpNet]>) {
+        let range = |net: &IpNet| Element::range(key.source(net.network()), key.source(net.broadcast()));
+        for net in from.unwrap_or_default() {
+            self.delete(layout::FW_ALLOW, range(net));
+        }
+        for net in to.unwrap_or_default() {
+            self.add(layout::FW_ALLOW, range(net));
+        }
+        match (from, to) {
+            (None, Some(_)) => self.add(layout::FW_VIPS, Element::member(key.bytes())),
+            (Some(_), None) => self.delete(layout::FW_VIPS, Element::member(key.bytes())),
+            _ => {}
+        }
+    }
+
+    /// The kernel has no other way to replace a value than to delete and add in one transaction.
+    fn replace<T: Copy>(
+        &mut self,
+        set: &'static str,
+        replaces: bool,
+        to: Option<T>,
+        element: impl Fn(Option<T>) -> Element,
+    ) {
+        if replaces {
+            self.delete(set, element(None));
+        }
+        if to.is_some() {
+            self.add(set, element(to));
+        }
+    }
+
+    fn member(&mut self, set: &'static str, element: Element, there: bool) {
+        match there {
+            true => self.add(set, element),
+            false => self.delete(set, element),
+        }
+    }
+
+    fn add(&mut self, set: &'static str, element: Element) {
+        list(&mut self.added, set).push(element);
+    }
+
+    fn delete(&mut self, set: &'static str, element: Element) {
+        list(&mut self.deleted, set).push(element);
+    }
+
+    fn flush(&mut self) {
+        self.commands.append(&mut self.chains);
+        self.commands.append(&mut self.rules);
+        let delete = |(set, elements): (&str, _)| Command::DeleteElements { set: set.into(), elements };
+        let add = |(set, elements): (&str, _)| Command::AddElements { set: set.into(), elements };
+        self.commands.extend(self.deleted.drain(..).map(delete));
+        self.commands.extend(self.added.drain(..).map(add));
+    }
+}
+
+fn list<'a>(lists: &'a mut Vec<(&'static str, Vec<Element>)>, set: &'static str) -> &'a mut Vec<Element> {
+    let at = lists.iter().position(|(name, _)| *name == set).unwrap_or_else(|| {
+        lists.push((set, Vec::new()));
+        lists.len() - 1
+    });
+    &mut lists[at].1
+}
+
+fn map(side: Side) -> &'static str {
+    match side {
+        Side::Outside => layout::SERVICES,
+        Side::Cluster => layout::CLUSTER_SERVICES,
+    }
+}
+
+fn endpoint(key: &Key, side: Side, index: u32, to: Option<Backend>) -> Element {
+    let value = to.map_or(Value::None, |backend| Value::Bytes(key::backend_bytes(&backend)));
+    Element::new(key.slot(side.offset() + index), value)
+}
+
+fn service(key: &Key, to: Option<Target>) -> Element {
+    let verdict = to.map(|target| match target {
+        Target::Pick(pick) => Verdict::Goto(pick.to_string().into()),
+        Target::Refuse => Verdict::Goto(layout::REFUSE.into()),
+        Target::Drop | Target::Unknown => Verdict::Drop,
+    });
+    Element::new(key.bytes(), verdict.map_or(Value::None, Value::Verdict))
+}

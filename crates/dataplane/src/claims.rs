@@ -1,0 +1,214 @@
+//! Who wants what: the plans of all Services, by the keys they claim.
+//!
+//! Several Services may claim one key; the oldest has it, and the next one when it goes. Nothing here remembers in
+//! which order they came (invariant 2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portolan_model::{Address, Family, Forwarding, Frontend, ServiceId, ServicePlan};
+
+use crate::key::Key;
+
+/// The claims of one family.
+#[derive(Debug, Default)]
+pub struct Claims {
+    /// The first of a key is its winner.
+    by_key: BTreeMap<Claim, Arc<ServicePlan>>,
+    /// How many plans ask for each.
+    vips: BTreeMap<IpAddr, u32>,
+    hairpin: BTreeMap<IpAddr, u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    key: Key,
+    /// None sorts before every Service: the lower end of a key's range.
+    rank: Option<Rank>,
+}
+
+/// The winner is the least: the oldest, then by name; an address asked for by itself before a node port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    created: i64,
+    service: ServiceId,
+    node_port: bool,
+}
+
+/// What may look different after a change.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    pub keys: BTreeSet<Key>,
+    pub vips: BTreeSet<IpAddr>,
+    pub hairpin: BTreeSet<IpAddr>,
+}
+
+/// A Service as it was handed over.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    pub created: i64,
+    pub plan: Arc<ServicePlan>,
+}
+
+/// The keys of a frontend on this node.
+pub fn keys<'a>(frontend: &'a Frontend, nodes: &'a BTreeSet<IpAddr>) -> impl Iterator<Item = Key> + 'a {
+    let (vip, family) = match frontend.address {
+        Address::Vip(ip) => (Some(ip), None),
+        Address::NodePort(family) => (None, Some(family)),
+    };
+    let nodes = nodes.iter().copied().filter(move |ip| family == Some(Family::of(ip)));
+    vip.into_iter().chain(nodes).map(|address| Key { address, protocol: frontend.protocol, port: frontend.port })
+}
+
+/// The frontends of one family.
+pub fn frontends(plan: &ServicePlan, family: Family) -> impl Iterator<Item = (&Frontend, &Forwarding)> {
+    plan.frontends.iter().filter(move |(frontend, _)| frontend.family() == family)
+}
+
+impl Claims {
+    /// Replaces what one Service claims in this family, and notes in `dirty` what that may change.
+    pub fn replace(
+        &mut self,
+        id: &ServiceId,
+        family: Family,
+        nodes: &BTreeSet<IpAddr>,
+        old: Option<&Registered>,
+        new: Option<&Registered>,
+        dirty: &mut Dirty,
+    ) {
+        let none = ServicePlan::default();
+        let plan = |registered: Option<&'_ Registered>| registered.map(|r| r.plan.clone());
+        let (old_plan, new_plan) = (plan(old), plan(new));
+        let (before, after) = (old_plan.as_deref().unwrap_or(&none), new_plan.as_deref().unwrap_or(&none));
+        let same_rank = old.map(|r| r.created) == new.map(|r| r.created);
+        for (frontend, forwarding) in frontends(before, family) {
+            if !same_rank || after.frontends.get(frontend) != Some(forwarding) {
+                dirty.keys.extend(keys(frontend, nodes));
+            }
+        }
+        for (frontend, _) in frontends(after, family).filter(|(f, _)| !same_rank || !before.frontends.contains_key(f)) {
+            dirty.keys.extend(keys(frontend, nodes));
+        }
+        old.into_iter().for_each(|registered| self.drop_keys(id, family, nodes, registered));
+        new.into_iter().for_each(|registered| self.add_keys(id, family, nodes, registered));
+        recount(&mut self.vips, family, &before.vips, &after.vips, &mut dirty.vips);
+        recount(&mut self.hairpin, family, &before.hairpin, &after.hairpin, &mut dirty.hairpin);
+    }
+
+    /// The node's addresses change: the node ports of one Service move.
+    pub fn move_node_ports(
+        &mut self,
+        id: &ServiceId,
+        family: Family,
+        from: &BTreeSet<IpAddr>,
+        to: &BTreeSet<IpAddr>,
+        registered: &Registered,
+        dirty: &mut Dirty,
+    ) {
+        let moved = from.symmetric_difference(to).copied().collect();
+        for (frontend, _) in frontends(&registered.plan, family) {
+            if matches!(frontend.address, Address::NodePort(_)) {
+                dirty.keys.extend(keys(frontend, &moved));
+            }
+        }
+        self.drop_keys(id, family, from, registered);
+        self.add_keys(id, family, to, registered);
+    }
+
+    fn drop_keys(&mut self, id: &ServiceId, family: Family, nodes: &BTreeSet<IpAddr>, old: &Registered) {
+        for claim in claims(id, family, nodes, old) {
+            self.by_key.remove(&claim);
+        }
+    }
+
+    fn add_keys(&mut self, id: &ServiceId, family: Family, nodes: &BTreeSet<IpAddr>, new: &Registered) {
+        for claim in claims(id, family, nodes, new) {
+            self.by_key.insert(claim, new.plan.clone());
+        }
+    }
+
+    /// The forwarding of the key's oldest claim.
+    pub fn winner(&self, key: Key) -> Option<&Forwarding> {
+        let (claim, plan) = self.by_key.range(Claim { key, rank: None }..).next()?;
+        (claim.key == key).then(|| claim.forwarding(plan))?
+    }
+
+    /// Every key with its winner, in order.
+    pub fn winners(&self) -> impl Iterator<Item = (Key, &Forwarding)> {
+        let mut last = None;
+        self.by_key.iter().filter_map(move |(claim, plan)| {
+            let first = last.replace(claim.key) != Some(claim.key);
+            first.then(|| claim.forwarding(plan).map(|forwarding| (claim.key, forwarding)))?
+        })
+    }
+
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
+        self.vips.keys().copied()
+    }
+
+    pub fn hairpin(&self) -> impl Iterator<Item = IpAddr> {
+        self.hairpin.keys().copied()
+    }
+
+    pub fn has_vip(&self, address: &IpAddr) -> bool {
+        self.vips.contains_key(address)
+    }
+
+    pub fn has_hairpin(&self, address: &IpAddr) -> bool {
+        self.hairpin.contains_key(address)
+    }
+
+    /// Everything that anyone asks for.
+    pub fn all(&self, dirty: &mut Dirty) {
+        dirty.keys.extend(self.by_key.keys().map(|claim| claim.key));
+        dirty.vips.extend(self.vips());
+        dirty.hairpin.extend(self.hairpin());
+    }
+}
+
+impl Claim {
+    fn forwarding<'a>(&self, plan: &'a ServicePlan) -> Option<&'a Forwarding> {
+        let address = match self.rank.as_ref()?.node_port {
+            true => Address::NodePort(Family::of(&self.key.address)),
+            false => Address::Vip(self.key.address),
+        };
+        plan.frontends.get(&Frontend { address, protocol: self.key.protocol, port: self.key.port })
+    }
+}
+
+fn claims<'a>(
+    id: &'a ServiceId,
+    family: Family,
+    nodes: &'a BTreeSet<IpAddr>,
+    registered: &'a Registered,
+) -> impl Iterator<Item = Claim> + 'a {
+    frontends(&registered.plan, family).flat_map(move |(frontend, _)| {
+        let node_port = matches!(frontend.address, Address::NodePort(_));
+        keys(frontend, nodes).map(move |key| {
+            let rank = Rank { created: registered.created, service: id.clone(), node_port };
+            Claim { key, rank: Some(rank) }
+        })
+    })
+}
+
+fn recount(
+    counts: &mut BTreeMap<IpAddr, u32>,
+    family: Family,
+    before: &BTreeSet<IpAddr>,
+    after: &BTreeSet<IpAddr>,
+    dirty: &mut BTreeSet<IpAddr>,
+) {
+    for address in after.difference(before).filter(|ip| Family::of(ip) == family) {
+        *counts.entry(*address).or_default() += 1;
+        dirty.insert(*address);
+    }
+    for address in before.difference(after).filter(|ip| Family::of(ip) == family) {
+        let count = counts.get(address).map_or(0, |count| count.saturating_sub(1));
+        match count {
+            0 => counts.remove(address),
+            count => counts.insert(*address, count),
+        };
+        dirty.insert(*address);
+    }
+}

@@ -1,0 +1,141 @@
+//! What one key should hold, and the changes that bring it there.
+
+use ipnet::IpNet;
+use portolan_model::{Backend, Family, Forwarding};
+
+use crate::actual::{Entry, Half};
+use crate::change::Change;
+use crate::key::Key;
+use crate::target::{Side, Target, translate};
+
+/// What a claim asks for, borrowed from its plan.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    pub outside: WantedHalf<'a>,
+    /// Only where pods and this node are treated differently (S45).
+    pub cluster: Option<WantedHalf<'a>>,
+    pub sources: Option<Box<[IpNet]>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct WantedHalf<'a> {
+    pub target: Target,
+    pub backends: &'a [Backend],
+}
+
+impl<'a> Wanted<'a> {
+    pub fn new(forwarding: &'a Forwarding, family: Family, detector: bool) -> Self {
+        let half = |action, side| {
+            let (target, backends) = translate(action, side, detector);
+            WantedHalf { target, backends }
+        };
+        let differs = forwarding.from_cluster != forwarding.from_outside;
+        Wanted {
+            outside: half(&forwarding.from_outside, Side::Outside),
+            cluster: differs.then(|| half(&forwarding.from_cluster, Side::Cluster)),
+            sources: forwarding.allowed_sources.as_ref().map(|nets| of_family(nets, family)),
+        }
+    }
+
+    pub fn half(&self, side: Side) -> Option<&WantedHalf<'a>> {
+        match side {
+            Side::Outside => Some(&self.outside),
+            Side::Cluster => self.cluster.as_ref(),
+        }
+    }
+}
+
+/// The ranges of one family without overlaps, which the kernel would refuse. None left means that nobody may (S27).
+fn of_family(nets: &[IpNet], family: Family) -> Box<[IpNet]> {
+    let own = nets.iter().filter(|net| Family::of(&net.addr()) == family).map(IpNet::trunc);
+    IpNet::aggregate(&own.collect()).into()
+}
+
+/// Adds to `changes` what turns `actual` into `wanted`; nothing when they are equal.
+pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Vec<Change>) {
+    for side in Side::ALL {
+        let half = actual.and_then(|entry| entry.half(side));
+        diff_half(key, side, half, wanted.and_then(|wanted| wanted.half(side)), changes);
+    }
+    let from = actual.and_then(|entry| entry.sources.as_deref());
+    let to = wanted.and_then(|wanted| wanted.sources.as_deref());
+    if from != to {
+        changes.push(Change::Sources { key, from: from.map(Box::from), to: to.map(Box::from) });
+    }
+}
+
+fn diff_half(
+    key: Key,
+    side: Side,
+    actual: Option<&Half>,
+    wanted: Option<&WantedHalf>,
+    changes: &mut Vec<Change>,
+) {
+    let slots = actual.map_or(&[][..], |half| &half.slots);
+    place(slots, wanted.map_or(&[], |half| half.backends), |index, to| {
+        let replaces = index < slots.len();
+        changes.push(Change::Endpoint { key, side, index: index as u32, replaces, to });
+    });
+    let (from, to) = (actual.and_then(|half| half.target), wanted.map(|half| half.target));
+    if from != to {
+        changes.push(Change::Publish { key, side, from, to });
+    }
+}
+
+/// Turns `slots` into the sorted set `wanted` with the fewest writes: what stands stays at its index, holes are filled
+/// by what is new, then by what is last, so that indices stay dense. Indices to fill ascend, those to give up descend.
+fn place(slots: &[Backend], wanted: &[Backend], mut write: impl FnMut(usize, Option<Backend>)) {
+    if slots == wanted {
+        return;
+    }
+    let mut placed = vec![false; wanted.len()];
+    let stays: Vec<bool> = slots
+        .iter()
+        .map(|slot| wanted.binary_search(slot).is_ok_and(|at| !std::mem::replace(&mut placed[at], true)))
+        .collect();
+    let missing = wanted.iter().zip(&placed).filter(|(_, placed)| !**placed).map(|(backend, _)| *backend);
+    let beyond = (wanted.len()..slots.len()).rev().filter(|index| stays[*index]).map(|index| slots[index]);
+    let mut fill = missing.chain(beyond);
+    for index in (0..wanted.len()).filter(|index| !stays.get(*index).is_some_and(|stays| *stays)) {
+        if let Some(backend) = fill.next() {
+            write(index, Some(backend));
+        }
+    }
+    for index in (wanted.len()..slots.len()).rev() {
+        write(index, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(slots: &[u16], wanted: &[u16], writes: &[(usize, u16)]) {
+        let backends = |ports: &[u16]| -> Vec<Backend> { ports.iter().map(|p| ([10, 0, 0, 1], *p).into()).collect() };
+        let mut seen = Vec::new();
+        place(&backends(slots), &backends(wanted), |index, to| seen.push((index, to.map_or(0, |b| b.port()))));
+        assert_eq!(seen, writes, "{slots:?} to {wanted:?}");
+    }
+
+    #[test]
+    fn the_last_endpoint_moves_into_the_hole() {
+        check(&[1, 2, 3], &[1, 3], &[(1, 3), (2, 0)]);
+        check(&[1, 2, 3], &[2, 3], &[(0, 3), (2, 0)]);
+        check(&[1, 2, 3], &[1, 2], &[(2, 0)]);
+    }
+
+    #[test]
+    fn new_endpoints_fill_holes_then_append() {
+        check(&[], &[1, 2], &[(0, 1), (1, 2)]);
+        check(&[5, 6], &[6, 7], &[(0, 7)]);
+        check(&[5, 6], &[6, 7, 8], &[(0, 7), (2, 8)]);
+    }
+
+    #[test]
+    fn order_and_copies_are_no_difference_to_write() {
+        check(&[3, 1, 2], &[1, 2, 3], &[]);
+        check(&[1, 3, 3], &[1, 3], &[(2, 0)]);
+        check(&[1, 1, 3], &[1, 3], &[(1, 3), (2, 0)]);
+        check(&[1], &[], &[(0, 0)]);
+    }
+}

@@ -1,0 +1,74 @@
+//! What a packet is looked up by, and its bytes in the kernel.
+
+use std::net::{IpAddr, SocketAddr};
+
+use portolan_model::{Backend, Family, Protocol};
+use portolan_nft::{Atom, Bytes};
+
+/// One frontend at one address: a node port is one key for every address that serves node ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub address: IpAddr,
+    pub protocol: Protocol,
+    pub port: u16,
+}
+
+impl Key {
+    /// `addr . proto . port`: a key of `services`.
+    pub fn bytes(&self) -> Bytes {
+        Bytes::concat(&self.atoms())
+    }
+
+    /// `addr . proto . port . index`: a key of `endpoints`.
+    pub fn slot(&self, index: u32) -> Bytes {
+        let [address, protocol, port] = self.atoms();
+        Bytes::concat(&[address, protocol, port, Atom::Index(index)])
+    }
+
+    /// `addr . proto . port . saddr`: one end of a range of `fw-allow`.
+    pub fn source(&self, source: IpAddr) -> Bytes {
+        let [address, protocol, port] = self.atoms();
+        Bytes::concat(&[address, protocol, port, Atom::Address(source)])
+    }
+
+    fn atoms(&self) -> [Atom; 3] {
+        [Atom::Address(self.address), Atom::Protocol(self.protocol.number()), Atom::Port(self.port)]
+    }
+
+    /// The inverse of [`Key::bytes`]; what follows the key is returned with it.
+    pub fn read(family: Family, bytes: &[u8]) -> Option<(Key, &[u8])> {
+        let (address, rest) = read_address(family, bytes)?;
+        let (protocol, rest) = rest.split_first_chunk::<4>()?;
+        let (port, rest) = rest.split_first_chunk::<4>()?;
+        let protocol =
+            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == protocol[0])?;
+        Some((Key { address, protocol, port: u16::from_be_bytes([port[0], port[1]]) }, rest))
+    }
+}
+
+/// `addr . port`: a value of `endpoints`.
+pub fn backend_bytes(backend: &Backend) -> Bytes {
+    Bytes::concat(&[Atom::Address(backend.ip()), Atom::Port(backend.port())])
+}
+
+pub fn read_backend(family: Family, bytes: &[u8]) -> Option<Backend> {
+    let (address, rest) = read_address(family, bytes)?;
+    let port: [u8; 4] = rest.try_into().ok()?;
+    Some(SocketAddr::new(address, u16::from_be_bytes([port[0], port[1]])))
+}
+
+pub fn address_bytes(address: IpAddr) -> Bytes {
+    Bytes::concat(&[Atom::Address(address)])
+}
+
+/// `addr . addr` of a pod that may reach itself.
+pub fn hairpin_bytes(address: IpAddr) -> Bytes {
+    Bytes::concat(&[Atom::Address(address), Atom::Address(address)])
+}
+
+pub fn read_address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
+    Some(match family {
+        Family::Ipv4 => bytes.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
+        Family::Ipv6 => bytes.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
+    })
+}

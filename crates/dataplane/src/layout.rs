@@ -1,0 +1,254 @@
+//! Layout R: the sets, and the chains that every cluster has (nftables.md).
+//!
+//! ```text
+//!   prerouting ──> source-ranges ──> [pods] cluster-services ──> services ──> (masq-|nonpod-)pick-E ──> dnat
+//!   output     ──> source-ranges ────────── cluster-services ──> services          │ refuse, drop
+//!   postrouting ── masquerade what was marked, and pods that reach themselves
+//! ```
+//!
+//! Only nat hooks: a packet of a connection that stands runs none of these rules.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use portolan_model::{Family, Masquerade};
+use portolan_nft::{
+    Base, Chain, ChainKind, Field, Hook, KeyType, Name, Rule, Set, Statement, TableFamily, TableId, ValueType,
+    Verdict,
+};
+
+use crate::target::{Pick, Side};
+
+pub const SERVICES: &str = "services";
+pub const CLUSTER_SERVICES: &str = "cluster-services";
+pub const ENDPOINTS: &str = "endpoints";
+pub const VIPS: &str = "vips";
+pub const HAIRPIN: &str = "hairpin";
+pub const FW_VIPS: &str = "fw-vips";
+pub const FW_ALLOW: &str = "fw-allow";
+pub const REFUSE: &str = "refuse";
+const RACED: &str = "raced";
+const SOURCE_RANGES: &str = "source-ranges";
+const MARK_NONPODS: &str = "mark-nonpods";
+const PREROUTING: &str = "nat-prerouting";
+const OUTPUT: &str = "nat-output";
+const POSTROUTING: &str = "nat-postrouting";
+
+/// Every chain after those that it leads to, the hooks last.
+pub const FIXED: [&str; 9] = [
+    REFUSE,
+    MARK_NONPODS,
+    RACED,
+    SOURCE_RANGES,
+    CLUSTER_SERVICES,
+    SERVICES,
+    POSTROUTING,
+    PREROUTING,
+    OUTPUT,
+];
+
+/// The node's facts that the rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The cluster's pod ranges, by which pods are told from outside clients (S48). None of a family: no detection.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The node's addresses that answer node ports (S20), of both families.
+    pub node_port_addresses: BTreeSet<IpAddr>,
+    /// The bit that says "masquerade" between our chains (S47).
+    pub mark: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { cluster_cidrs: Vec::new(), node_port_addresses: BTreeSet::new(), mark: 0x4000 }
+    }
+}
+
+impl Settings {
+    /// Sorted and without overlaps, so that the order of configuration files changes nothing.
+    pub(crate) fn pods(&self, family: Family) -> Vec<IpNet> {
+        let own = self.cluster_cidrs.iter().filter(|net| Family::of(&net.addr()) == family);
+        IpNet::aggregate(&own.map(IpNet::trunc).collect())
+    }
+
+    pub(crate) fn detector(&self, family: Family) -> bool {
+        self.cluster_cidrs.iter().any(|net| Family::of(&net.addr()) == family)
+    }
+}
+
+pub fn table_id(family: Family) -> TableId {
+    TableId::new(table_family(family), "portolan")
+}
+
+pub fn table_family(family: Family) -> TableFamily {
+    match family {
+        Family::Ipv4 => TableFamily::Ip,
+        Family::Ipv6 => TableFamily::Ip6,
+    }
+}
+
+pub fn sets() -> [(&'static str, Set); 7] {
+    use KeyType::{Address, Index, Port, Protocol};
+    let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
+    let map = |key: &[KeyType], value| Set { value: Some(value), ..set(key) };
+    let frontend = [Address, Protocol, Port];
+    [
+        (SERVICES, map(&frontend, ValueType::Verdict)),
+        (CLUSTER_SERVICES, map(&frontend, ValueType::Verdict)),
+        (ENDPOINTS, map(&[Address, Protocol, Port, Index], ValueType::Concat(vec![Address, Port]))),
+        (VIPS, set(&[Address])),
+        (HAIRPIN, set(&[Address, Address])),
+        (FW_VIPS, set(&frontend)),
+        (FW_ALLOW, Set { interval: true, ..set(&[Address, Protocol, Port, Address]) }),
+    ]
+}
+
+/// The chains that stand whatever the Services are, every one after those that it leads to.
+pub fn fixed(settings: &Settings, family: Family) -> Vec<(&'static str, Chain)> {
+    let rules = Rules { settings, family };
+    FIXED.into_iter().map(|name| (name, Chain { base: base(name), rules: rules.fixed(name) })).collect()
+}
+
+pub fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
+    let to_plain = goto(&pick.plain().to_string());
+    match pick.masquerade {
+        Masquerade::Always => vec![rule([Statement::MarkOr(settings.mark)]), rule([to_plain])],
+        Masquerade::NonPods => vec![rule([jump(MARK_NONPODS)]), rule([to_plain])],
+        Masquerade::Never => vec![
+            rule([dnat(pick.side, pick.count)]),
+            retry([dnat(pick.side, 1)]),
+            // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
+            // the node as it is, and a UDP flow would stay that way (S52).
+            rule([Statement::Verdict(Verdict::Drop)]),
+        ],
+    }
+}
+
+fn base(chain: &str) -> Option<Base> {
+    let nat = |hook, priority| Some(Base { kind: ChainKind::Nat, hook, priority });
+    match chain {
+        PREROUTING => nat(Hook::Prerouting, -100),
+        OUTPUT => nat(Hook::Output, -100),
+        POSTROUTING => nat(Hook::Postrouting, 100),
+        _ => None,
+    }
+}
+
+struct Rules<'a> {
+    settings: &'a Settings,
+    family: Family,
+}
+
+impl Rules<'_> {
+    fn fixed(&self, chain: &str) -> Vec<Rule> {
+        match chain {
+            PREROUTING => self.prerouting(),
+            OUTPUT => vec![
+                rule([jump(SOURCE_RANGES)]),
+                rule([jump(CLUSTER_SERVICES)]), // S45: the node's own connections
+                rule([jump(SERVICES)]),
+            ],
+            POSTROUTING => self.postrouting(),
+            SOURCE_RANGES => vec![self.source_ranges()],
+            CLUSTER_SERVICES => vec![
+                rule([Statement::Vmap { key: frontend(), map: CLUSTER_SERVICES.into() }]),
+                retry([is_vip(), dnat(Side::Cluster, 1)]),
+            ],
+            SERVICES => vec![
+                rule([Statement::Vmap { key: frontend(), map: SERVICES.into() }]),
+                rule([is_vip(), goto(RACED)]),
+            ],
+            RACED => vec![
+                rule([jump(MARK_NONPODS)]),
+                retry([dnat(Side::Outside, 1)]),
+                rule([Statement::Reject]), // S17
+            ],
+            MARK_NONPODS => self.mark_nonpods(),
+            REFUSE => vec![rule([Statement::Reject])],
+            _ => Vec::new(),
+        }
+    }
+
+    fn prerouting(&self) -> Vec<Rule> {
+        let mut rules = vec![rule([jump(SOURCE_RANGES)])];
+        rules.extend(self.from_pods().map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))); // S45
+        rules.push(rule([jump(SERVICES)]));
+        rules
+    }
+
+    /// S43, S46, S47.
+    fn postrouting(&self) -> Vec<Rule> {
+        let mark = self.settings.mark;
+        let masquerade = Statement::Masquerade { fully_random: true };
+        let itself =
+            Statement::InSet { key: vec![Field::Saddr, Field::Daddr], set: HAIRPIN.into(), negate: false };
+        vec![
+            rule([
+                Statement::MarkTest { mask: mark, value: mark },
+                Statement::MarkXor(mark),
+                masquerade.clone(),
+            ]),
+            rule([itself, masquerade]),
+        ]
+    }
+
+    /// S27: before every other rule, so that pods and the node itself are held to the ranges too.
+    fn source_ranges(&self) -> Rule {
+        let mut with_source = frontend();
+        with_source.push(Field::Saddr);
+        rule([
+            Statement::InSet { key: frontend(), set: FW_VIPS.into(), negate: false },
+            Statement::InSet { key: with_source, set: FW_ALLOW.into(), negate: true },
+            Statement::Verdict(Verdict::Drop),
+        ])
+    }
+
+    /// S16.
+    fn mark_nonpods(&self) -> Vec<Rule> {
+        let pods = self.from_pods().map(|from_pod| rule([from_pod, Statement::Verdict(Verdict::Return)]));
+        pods.chain([rule([Statement::MarkOr(self.settings.mark)])]).collect()
+    }
+
+    /// One match for each of the cluster's pod ranges.
+    fn from_pods(&self) -> impl Iterator<Item = Statement> {
+        self.settings.pods(self.family).into_iter().map(|net| Statement::InPrefix {
+            field: Field::Saddr,
+            address: net.addr(),
+            length: net.prefix_len(),
+            negate: false,
+        })
+    }
+}
+
+fn frontend() -> Vec<Field> {
+    vec![Field::Daddr, Field::L4Proto, Field::Dport]
+}
+
+fn is_vip() -> Statement {
+    Statement::InSet { key: vec![Field::Daddr], set: VIPS.into(), negate: false }
+}
+
+fn dnat(side: Side, modulus: u32) -> Statement {
+    let mut key = frontend();
+    key.push(Field::Numgen { modulus, offset: side.offset() });
+    Statement::Dnat { key, map: ENDPOINTS.into() }
+}
+
+fn jump(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Jump(Name::from(chain)))
+}
+
+fn goto(chain: &str) -> Statement {
+    Statement::Verdict(Verdict::Goto(Name::from(chain)))
+}
+
+fn rule<const N: usize>(statements: [Statement; N]) -> Rule {
+    Rule::new(statements.to_vec())
+}
+
+/// A packet that looked up one map before a commit and the other after it takes index 0, which is always there
+/// (nftables.md, decision 4).
+fn retry<const N: usize>(statements: [Statement; N]) -> Rule {
+    Rule::commented(statements.to_vec(), "raced with a commit")
+}

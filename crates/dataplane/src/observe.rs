@@ -1,0 +1,195 @@
+//! Reading a dumped table back: what it holds in our words, and what in it is not ours.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use portolan_model::{Backend, Family};
+use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verdict};
+
+use crate::actual::{Actual, Frame};
+use crate::key::{self, Key};
+use crate::layout::{self, Settings};
+use crate::target::{CLUSTER_OFFSET, Pick, Side, Target};
+
+/// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
+pub fn read(dumped: Option<&Dumped>, settings: &Settings, family: Family) -> Actual {
+    let Some(dumped) = dumped else { return Actual::new(Frame::Absent) };
+    let mut reader = Reader { dumped, settings, family, actual: Actual::new(Frame::Ours) };
+    match reader.read() {
+        Some(()) => reader.actual,
+        None => Actual::new(Frame::Foreign),
+    }
+}
+
+struct Reader<'a> {
+    dumped: &'a Dumped,
+    settings: &'a Settings,
+    family: Family,
+    actual: Actual,
+}
+
+/// None anywhere below: something stands in our table that we would not have written and cannot name.
+impl Reader<'_> {
+    fn read(&mut self) -> Option<()> {
+        self.sets()?;
+        self.chains()?;
+        self.services(Side::Outside, layout::SERVICES)?;
+        self.services(Side::Cluster, layout::CLUSTER_SERVICES)?;
+        self.endpoints()?;
+        self.addresses()?;
+        self.sources()
+    }
+
+    fn sets(&mut self) -> Option<()> {
+        let wanted: BTreeMap<Name, _> = layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
+        for (name, set) in &wanted {
+            match self.dumped.sets.get(name) {
+                Some(found) if found == set => {}
+                Some(_) => return None,
+                None => _ = self.actual.missing_sets.insert(name.clone()),
+            }
+        }
+        let foreign = self.dumped.sets.keys().filter(|name| !wanted.contains_key(*name));
+        self.actual.foreign_sets = foreign.cloned().collect();
+        Some(())
+    }
+
+    fn chains(&mut self) -> Option<()> {
+        let fixed: BTreeMap<Name, Chain> =
+            layout::fixed(self.settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
+        for (name, found) in &self.dumped.chains {
+            if let Some(chain) = fixed.get(name) {
+                self.actual.fixed.insert(name.clone(), self.same(chain, found)?);
+            } else if let Some(pick) = Pick::parse(name) {
+                let chain = Chain { base: None, rules: layout::pick(self.settings, pick) };
+                let intact = self.same(&chain, found)?;
+                let known = self.actual.picks.entry(pick).or_default();
+                (known.exists, known.intact) = (true, intact);
+            } else {
+                self.actual.foreign_chains.insert(name.clone());
+            }
+        }
+        Some(())
+    }
+
+    /// Rules can be written anew in place, a hook cannot.
+    fn same(&self, wanted: &Chain, found: &DumpedChain) -> Option<bool> {
+        let family = layout::table_family(self.family);
+        let rules = || wanted.rules.iter().zip(&found.rules).all(|(wanted, found)| found.is(wanted, family));
+        (wanted.base == found.base).then(|| wanted.rules.len() == found.rules.len() && rules())
+    }
+
+    fn services(&mut self, side: Side, map: &str) -> Option<()> {
+        for element in self.elements(map) {
+            let target = match &element.value {
+                Value::Verdict(verdict) => read_target(verdict, side),
+                _ => return None,
+            };
+            let key = self.key(element)?;
+            self.actual.count(None, Some(target));
+            self.actual.entries.entry(key).or_default().half_mut(side).target = Some(target);
+        }
+        Some(())
+    }
+
+    fn endpoints(&mut self) -> Option<()> {
+        let mut found = self.elements(layout::ENDPOINTS).map(|e| self.endpoint(e)).collect::<Option<Vec<_>>>()?;
+        found.sort_unstable();
+        for (key, index, backend) in found {
+            let side = if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };
+            let slots = &mut self.actual.entries.entry(key).or_default().half_mut(side).slots;
+            match slots.len() as u32 == index - side.offset() {
+                true => slots.push(backend),
+                false => _ = self.actual.strays.insert((key, index)),
+            }
+        }
+        self.actual.fit();
+        Some(())
+    }
+
+    fn endpoint(&self, element: &Element) -> Option<(Key, u32, Backend)> {
+        let (key, rest) = Key::read(self.family, &element.key)?;
+        let Value::Bytes(value) = &element.value else { return None };
+        let backend = key::read_backend(self.family, value)?;
+        (element.extra.is_none()).then_some((key, u32::from_ne_bytes(rest.try_into().ok()?), backend))
+    }
+
+    fn addresses(&mut self) -> Option<()> {
+        for element in self.elements(layout::VIPS) {
+            let (address, rest) = key::read_address(self.family, &element.key)?;
+            self.actual.vips.insert(address);
+            rest.is_empty().then_some(())?;
+        }
+        for element in self.elements(layout::HAIRPIN) {
+            let (address, rest) = key::read_address(self.family, &element.key)?;
+            self.actual.hairpin.insert(address);
+            (key::read_address(self.family, rest)? == (address, &[][..])).then_some(())?;
+        }
+        Some(())
+    }
+
+    fn sources(&mut self) -> Option<()> {
+        let mut ranges: BTreeMap<Key, Vec<IpNet>> = BTreeMap::new();
+        for element in self.elements(layout::FW_VIPS) {
+            ranges.insert(self.key(element)?, Vec::new());
+        }
+        for element in self.elements(layout::FW_ALLOW) {
+            let (key, net) = self.source(element)?;
+            ranges.get_mut(&key)?.push(net);
+        }
+        for (key, mut nets) in ranges {
+            nets.sort();
+            self.actual.entries.entry(key).or_default().sources = Some(nets.into());
+        }
+        Some(())
+    }
+
+    fn source(&self, element: &Element) -> Option<(Key, IpNet)> {
+        let (key, rest) = Key::read(self.family, &element.key)?;
+        let (first, _) = key::read_address(self.family, rest)?;
+        let last = match element.extra.as_ref().and_then(|extra| extra.range.as_ref()) {
+            Some(Range::To(last)) => {
+                let (last_key, rest) = Key::read(self.family, last)?;
+                (last_key == key).then_some(key::read_address(self.family, rest)?.0)?
+            }
+            Some(Range::End) => return None,
+            None => first,
+        };
+        Some((key, net(first, last)?))
+    }
+
+    fn key(&self, element: &Element) -> Option<Key> {
+        let (key, rest) = Key::read(self.family, &element.key)?;
+        (rest.is_empty() && element.extra.is_none()).then_some(key)
+    }
+
+    fn elements<'d>(&self, set: &str) -> impl Iterator<Item = &'d Element> + use<'d>
+    where
+        Self: 'd,
+    {
+        self.dumped.elements.get(set).into_iter().flatten()
+    }
+}
+
+fn read_target(verdict: &Verdict, side: Side) -> Target {
+    match verdict {
+        Verdict::Drop => Target::Drop,
+        Verdict::Goto(chain) if **chain == *layout::REFUSE => Target::Refuse,
+        Verdict::Goto(chain) => {
+            Pick::parse(chain).filter(|pick| pick.side == side).map_or(Target::Unknown, Target::Pick)
+        }
+        Verdict::Accept | Verdict::Return | Verdict::Jump(_) => Target::Unknown,
+    }
+}
+
+/// The range as a prefix, if it is one.
+fn net(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+    let mut nets: Vec<IpNet> = match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => Ipv4Subnets::new(a, b, 0).take(2).map(IpNet::from).collect(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => Ipv6Subnets::new(a, b, 0).take(2).map(IpNet::from).collect(),
+        _ => return None,
+    };
+    let net = nets.pop();
+    net.filter(|_| nets.is_empty())
+}

@@ -1,0 +1,198 @@
+//! One family's proxy (S6): what is claimed, what the kernel has, and the changes between the two.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use portolan_model::{Family, Forwarding, ServiceId};
+use portolan_nft::{Chain, Command, Dumped, Table};
+
+use crate::actual::{Actual, Frame};
+use crate::change::{Change, Script};
+use crate::claims::{Claims, Dirty, Registered};
+use crate::entry::{self, Wanted};
+use crate::target::{Pick, Side, Target};
+use crate::layout::{self, Settings};
+use crate::observe;
+
+#[derive(Debug)]
+pub struct Proxy {
+    pub family: Family,
+    pub claims: Claims,
+    pub dirty: Dirty,
+    pub actual: Actual,
+}
+
+impl Proxy {
+    pub fn new(family: Family) -> Self {
+        Proxy { family, claims: Claims::default(), dirty: Dirty::default(), actual: Actual::default() }
+    }
+
+    pub fn observed(&mut self, dumped: Option<&Dumped>, settings: &Settings) {
+        self.actual = observe::read(dumped, settings, self.family);
+        self.touch_all();
+    }
+
+    /// Compares everything at the next [`Proxy::changes`].
+    pub fn touch_all(&mut self) {
+        self.claims.all(&mut self.dirty);
+        self.dirty.keys.extend(self.actual.entries.keys());
+        self.dirty.vips.extend(&self.actual.vips);
+        self.dirty.hairpin.extend(&self.actual.hairpin);
+    }
+
+    pub fn wanted<'a>(&self, forwarding: &'a Forwarding, settings: &Settings) -> Wanted<'a> {
+        Wanted::new(forwarding, self.family, settings.detector(self.family))
+    }
+
+    /// A VIP that is the node's own address keeps the host's other ports open (S28).
+    pub fn wants_vip(&self, address: &IpAddr, settings: &Settings) -> bool {
+        self.claims.has_vip(address) && !settings.node_port_addresses.contains(address)
+    }
+
+    /// What leads from the kernel's state to the wanted one, in the order in which it is safe to write.
+    pub fn changes(&mut self, settings: &Settings) -> Vec<Change> {
+        if self.actual.frame == Frame::Unknown {
+            return Vec::new();
+        }
+        let mut changes = self.frame_changes(settings);
+        self.key_changes(settings, &mut changes);
+        self.address_changes(settings, &mut changes);
+        self.chain_changes(&mut changes);
+        changes.sort_by_key(Change::phase);
+        changes
+    }
+
+    fn frame_changes(&self, settings: &Settings) -> Vec<Change> {
+        let mut changes = Vec::new();
+        match self.actual.frame {
+            Frame::Ours => changes.extend(self.actual.missing_sets.iter().cloned().map(Change::Set)),
+            frame => changes.push(Change::Table { replace: frame == Frame::Foreign }),
+        }
+        if self.actual.fixed.len() < layout::FIXED.len() || self.actual.fixed.values().any(|intact| !intact) {
+            let fixed = layout::fixed(settings, self.family).into_iter().map(|(name, _)| name.into());
+            changes.extend(fixed.filter(|name| self.actual.fixed.get(name) != Some(&true)).map(Change::Fixed));
+        }
+        changes.extend(self.actual.strays.iter().map(|(key, index)| Change::Stray { key: *key, index: *index }));
+        changes.extend(self.actual.foreign_sets.iter().cloned().map(Change::DropForeignSet));
+        changes.extend(self.actual.foreign_chains.iter().cloned().map(Change::DropForeignChain));
+        changes
+    }
+
+    /// Keys that turn out to be as wanted are no longer dirty; the others are until their steps are applied.
+    fn key_changes(&mut self, settings: &Settings, changes: &mut Vec<Change>) {
+        let mut dirty = std::mem::take(&mut self.dirty.keys);
+        dirty.retain(|key| {
+            let before = changes.len();
+            let wanted = self.claims.winner(*key).map(|forwarding| self.wanted(forwarding, settings));
+            entry::diff(*key, self.actual.entries.get(key), wanted.as_ref(), changes);
+            changes.len() > before
+        });
+        self.dirty.keys = dirty;
+    }
+
+    fn address_changes(&mut self, settings: &Settings, changes: &mut Vec<Change>) {
+        let (mut vips, mut hairpin) = (std::mem::take(&mut self.dirty.vips), std::mem::take(&mut self.dirty.hairpin));
+        vips.retain(|ip| self.wants_vip(ip, settings) != self.actual.vips.contains(ip));
+        hairpin.retain(|ip| self.claims.has_hairpin(ip) != self.actual.hairpin.contains(ip));
+        let there = |set: &BTreeSet<IpAddr>, ip| !set.contains(ip);
+        changes.extend(vips.iter().map(|ip| Change::Vip { address: *ip, there: there(&self.actual.vips, ip) }));
+        changes.extend(hairpin.iter().map(|ip| Change::Hairpin { address: *ip, there: there(&self.actual.hairpin, ip) }));
+        (self.dirty.vips, self.dirty.hairpin) = (vips, hairpin);
+    }
+
+    /// Chains stand exactly while a verdict leads to them, so that a restart finds what it would write.
+    fn chain_changes(&self, changes: &mut Vec<Change>) {
+        let mut uses: BTreeMap<Pick, i64> = self.actual.picks.iter().map(|(pick, c)| (*pick, c.uses.into())).collect();
+        for change in changes.iter() {
+            if let Change::Publish { from, to, .. } = change {
+                count(&mut uses, from, -1);
+                count(&mut uses, to, 1);
+            }
+        }
+        let needed: BTreeSet<Pick> =
+            uses.iter().filter(|(_, uses)| **uses > 0).flat_map(|(pick, _)| pick.chains()).collect();
+        let intact = |pick: &Pick| self.actual.picks.get(pick).is_some_and(|chain| chain.intact);
+        changes.extend(needed.iter().filter(|pick| !intact(pick)).map(|pick| Change::Chain(*pick)));
+        let there = self.actual.picks.iter().filter(|(_, chain)| chain.exists).map(|(pick, _)| *pick);
+        changes.extend(there.filter(|pick| !needed.contains(pick)).map(Change::DropChain));
+    }
+
+    pub fn replace_claims(
+        &mut self,
+        id: &ServiceId,
+        settings: &Settings,
+        old: Option<&Registered>,
+        new: Option<&Registered>,
+    ) {
+        self.claims.replace(id, self.family, &settings.node_port_addresses, old, new, &mut self.dirty);
+    }
+
+    pub fn move_node_ports(&mut self, id: &ServiceId, registered: &Registered, old: &Settings, new: &Settings) {
+        let (from, to) = (&old.node_port_addresses, &new.node_port_addresses);
+        if from != to {
+            self.claims.move_node_ports(id, self.family, from, to, registered, &mut self.dirty);
+        }
+    }
+
+    /// The kernel does with the key what its winning claim says, in kind.
+    pub fn serves(&self, key: Key, settings: &Settings) -> bool {
+        let published = self.actual.entries.get(&key).and_then(|entry| entry.outside.target);
+        let wanted = self.claims.winner(key).map(|forwarding| self.wanted(forwarding, settings).outside.target);
+        match (published, wanted) {
+            (Some(Target::Pick(_)), Some(Target::Pick(_)) | None) => true,
+            (published, wanted) => published.is_some() && published == wanted,
+        }
+    }
+
+    /// The settings changed: chains whose rules are no longer those wanted are written anew.
+    pub fn resettle(&mut self, old: &Settings, new: &Settings) {
+        let fixed = |settings| layout::fixed(settings, self.family);
+        for ((name, before), (_, after)) in fixed(old).into_iter().zip(fixed(new)) {
+            if let Some(intact) = self.actual.fixed.get_mut(name) {
+                *intact &= before == after;
+            }
+        }
+        for (pick, chain) in &mut self.actual.picks {
+            chain.intact &= layout::pick(old, *pick) == layout::pick(new, *pick);
+        }
+        self.dirty.vips.extend(old.node_port_addresses.symmetric_difference(&new.node_port_addresses));
+        if old.detector(self.family) != new.detector(self.family) {
+            self.touch_all();
+        }
+    }
+
+    /// The whole table as wanted, as if it were written for the first time.
+    pub fn desired(&self, settings: &Settings) -> Table {
+        let mut table = Table::new(layout::table_id(self.family));
+        table.sets = layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
+        table.chains = layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
+        let mut changes = Vec::new();
+        let mut picks = BTreeSet::new();
+        for (key, forwarding) in self.claims.winners() {
+            let wanted = self.wanted(forwarding, settings);
+            entry::diff(key, None, Some(&wanted), &mut changes);
+            let targets = Side::ALL.iter().filter_map(|side| wanted.half(*side)).map(|half| half.target);
+            picks.extend(targets.filter_map(Target::pick).flat_map(Pick::chains));
+        }
+        let vips = self.claims.vips().filter(|ip| self.wants_vip(ip, settings));
+        changes.extend(vips.map(|address| Change::Vip { address, there: true }));
+        changes.extend(self.claims.hairpin().map(|address| Change::Hairpin { address, there: true }));
+        for pick in picks {
+            let chain = Chain { base: None, rules: layout::pick(settings, pick) };
+            table.chains.insert(pick.to_string().into(), chain);
+        }
+        changes.sort_by_key(Change::phase);
+        for command in Script::write(settings, self.family, &changes) {
+            if let Command::AddElements { set, elements } = command {
+                table.elements.entry(set).or_default().extend(elements);
+            }
+        }
+        table
+    }
+}
+
+fn count(uses: &mut BTreeMap<Pick, i64>, target: &Option<Target>, by: i64) {
+    if let Some(Target::Pick(pick)) = target {
+        *uses.entry(*pick).or_default() += by;
+    }
+}
