@@ -13,19 +13,45 @@ use crate::target::{Pick, Side, Target};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The table and its sets; `replace` = whatever is there goes first.
-    Table { replace: bool },
+    Table {
+        replace: bool,
+    },
     Set(Name),
     Fixed(Name),
     Chain(Pick),
     /// An element of `endpoints` that no count reaches.
-    Stray { key: Key, index: u32 },
+    Stray {
+        key: Key,
+        index: u32,
+    },
     /// The ranges of one key, all at once, so that it is never open in between.
-    Sources { key: Key, from: Option<Box<[IpNet]>>, to: Option<Box<[IpNet]>> },
-    Hairpin { address: IpAddr, there: bool },
+    Sources {
+        key: Key,
+        from: Option<Box<[IpNet]>>,
+        to: Option<Box<[IpNet]>>,
+    },
+    Hairpin {
+        address: IpAddr,
+        there: bool,
+    },
     /// `index` counts from zero on either side; `replaces` = something stands there.
-    Endpoint { key: Key, side: Side, index: u32, replaces: bool, to: Option<Backend> },
-    Publish { key: Key, side: Side, from: Option<Target>, to: Option<Target> },
-    Vip { address: IpAddr, there: bool },
+    Endpoint {
+        key: Key,
+        side: Side,
+        index: u32,
+        replaces: bool,
+        to: Option<Backend>,
+    },
+    Publish {
+        key: Key,
+        side: Side,
+        from: Option<Target>,
+        to: Option<Target>,
+    },
+    Vip {
+        address: IpAddr,
+        there: bool,
+    },
     DropChain(Pick),
     DropForeignChain(Name),
     DropForeignSet(Name),

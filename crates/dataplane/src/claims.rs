@@ -58,7 +58,11 @@ pub fn keys<'a>(frontend: &'a Frontend, nodes: &'a BTreeSet<IpAddr>) -> impl Ite
         Address::NodePort(family) => (None, Some(family)),
     };
     let nodes = nodes.iter().copied().filter(move |ip| family == Some(Family::of(ip)));
-    vip.into_iter().chain(nodes).map(|address| Key { address, protocol: frontend.protocol, port: frontend.port })
+    vip.into_iter().chain(nodes).map(|address| Key {
+        address,
+        protocol: frontend.protocol,
+        port: frontend.port,
+    })
 }
 
 /// The frontends of one family.
@@ -87,7 +91,9 @@ impl Claims {
                 dirty.keys.extend(keys(frontend, nodes));
             }
         }
-        for (frontend, _) in frontends(after, family).filter(|(f, _)| !same_rank || !before.frontends.contains_key(f)) {
+        for (frontend, _) in
+            frontends(after, family).filter(|(f, _)| !same_rank || !before.frontends.contains_key(f))
+        {
             dirty.keys.extend(keys(frontend, nodes));
         }
         old.into_iter().for_each(|registered| self.drop_keys(id, family, nodes, registered));

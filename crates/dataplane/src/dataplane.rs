@@ -6,6 +6,7 @@ use std::sync::Arc;
 use portolan_model::{Family, Frontend, ServiceId, ServicePlan};
 use portolan_nft::{Dumped, Table};
 
+use crate::actual::Frame;
 use crate::claims::{self, Registered};
 use crate::layout::Settings;
 use crate::proxy::Proxy;
@@ -99,10 +100,10 @@ impl Dataplane {
         step.changes.iter().for_each(|change| proxy.actual.fold(change));
     }
 
-    /// The kernel did not take a step: nothing is known until the next observation.
+    /// The kernel did not take a step: nothing is sure until the next observation.
     pub fn failed(&mut self) {
         for proxy in &mut self.proxies {
-            proxy.actual = Default::default();
+            proxy.actual.frame = Frame::Unknown;
         }
     }
 

@@ -111,9 +111,12 @@ mod tests {
     use super::*;
 
     fn check(slots: &[u16], wanted: &[u16], writes: &[(usize, u16)]) {
-        let backends = |ports: &[u16]| -> Vec<Backend> { ports.iter().map(|p| ([10, 0, 0, 1], *p).into()).collect() };
+        let backends =
+            |ports: &[u16]| -> Vec<Backend> { ports.iter().map(|p| ([10, 0, 0, 1], *p).into()).collect() };
         let mut seen = Vec::new();
-        place(&backends(slots), &backends(wanted), |index, to| seen.push((index, to.map_or(0, |b| b.port()))));
+        place(&backends(slots), &backends(wanted), |index, to| {
+            seen.push((index, to.map_or(0, |b| b.port())))
+        });
         assert_eq!(seen, writes, "{slots:?} to {wanted:?}");
     }
 

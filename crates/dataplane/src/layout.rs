@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use portolan_model::{Family, Masquerade};
 use portolan_nft::{
-    Base, Chain, ChainKind, Field, Hook, KeyType, Name, Rule, Set, Statement, TableFamily, TableId, ValueType,
-    Verdict,
+    Base, Chain, ChainKind, Field, Hook, KeyType, Name, Rule, Set, Statement, TableFamily, TableId,
+    ValueType, Verdict,
 };
 
 use crate::target::{Pick, Side};
@@ -36,17 +36,8 @@ const OUTPUT: &str = "nat-output";
 const POSTROUTING: &str = "nat-postrouting";
 
 /// Every chain after those that it leads to, the hooks last.
-pub const FIXED: [&str; 9] = [
-    REFUSE,
-    MARK_NONPODS,
-    RACED,
-    SOURCE_RANGES,
-    CLUSTER_SERVICES,
-    SERVICES,
-    POSTROUTING,
-    PREROUTING,
-    OUTPUT,
-];
+pub const FIXED: [&str; 9] =
+    [REFUSE, MARK_NONPODS, RACED, SOURCE_RANGES, CLUSTER_SERVICES, SERVICES, POSTROUTING, PREROUTING, OUTPUT];
 
 /// The node's facts that the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +163,7 @@ impl Rules<'_> {
 
     fn prerouting(&self) -> Vec<Rule> {
         let mut rules = vec![rule([jump(SOURCE_RANGES)])];
-        rules.extend(self.from_pods().map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))); // S45
+        rules.extend(self.pod_sources().map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))); // S45
         rules.push(rule([jump(SERVICES)]));
         rules
     }
@@ -206,12 +197,12 @@ impl Rules<'_> {
 
     /// S16.
     fn mark_nonpods(&self) -> Vec<Rule> {
-        let pods = self.from_pods().map(|from_pod| rule([from_pod, Statement::Verdict(Verdict::Return)]));
+        let pods = self.pod_sources().map(|from_pod| rule([from_pod, Statement::Verdict(Verdict::Return)]));
         pods.chain([rule([Statement::MarkOr(self.settings.mark)])]).collect()
     }
 
     /// One match for each of the cluster's pod ranges.
-    fn from_pods(&self) -> impl Iterator<Item = Statement> {
+    fn pod_sources(&self) -> impl Iterator<Item = Statement> {
         self.settings.pods(self.family).into_iter().map(|net| Statement::InPrefix {
             field: Field::Saddr,
             address: net.addr(),

@@ -42,7 +42,8 @@ impl Reader<'_> {
     }
 
     fn sets(&mut self) -> Option<()> {
-        let wanted: BTreeMap<Name, _> = layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
+        let wanted: BTreeMap<Name, _> =
+            layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
         for (name, set) in &wanted {
             match self.dumped.sets.get(name) {
                 Some(found) if found == set => {}
@@ -94,7 +95,8 @@ impl Reader<'_> {
     }
 
     fn endpoints(&mut self) -> Option<()> {
-        let mut found = self.elements(layout::ENDPOINTS).map(|e| self.endpoint(e)).collect::<Option<Vec<_>>>()?;
+        let mut found =
+            self.elements(layout::ENDPOINTS).map(|e| self.endpoint(e)).collect::<Option<Vec<_>>>()?;
         found.sort_unstable();
         for (key, index, backend) in found {
             let side = if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };

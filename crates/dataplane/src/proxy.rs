@@ -10,9 +10,10 @@ use crate::actual::{Actual, Frame};
 use crate::change::{Change, Script};
 use crate::claims::{Claims, Dirty, Registered};
 use crate::entry::{self, Wanted};
-use crate::target::{Pick, Side, Target};
+use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::observe;
+use crate::target::{Pick, Side, Target};
 
 #[derive(Debug)]
 pub struct Proxy {
@@ -70,9 +71,11 @@ impl Proxy {
         }
         if self.actual.fixed.len() < layout::FIXED.len() || self.actual.fixed.values().any(|intact| !intact) {
             let fixed = layout::fixed(settings, self.family).into_iter().map(|(name, _)| name.into());
-            changes.extend(fixed.filter(|name| self.actual.fixed.get(name) != Some(&true)).map(Change::Fixed));
+            changes
+                .extend(fixed.filter(|name| self.actual.fixed.get(name) != Some(&true)).map(Change::Fixed));
         }
-        changes.extend(self.actual.strays.iter().map(|(key, index)| Change::Stray { key: *key, index: *index }));
+        changes
+            .extend(self.actual.strays.iter().map(|(key, index)| Change::Stray { key: *key, index: *index }));
         changes.extend(self.actual.foreign_sets.iter().cloned().map(Change::DropForeignSet));
         changes.extend(self.actual.foreign_chains.iter().cloned().map(Change::DropForeignChain));
         changes
@@ -91,18 +94,23 @@ impl Proxy {
     }
 
     fn address_changes(&mut self, settings: &Settings, changes: &mut Vec<Change>) {
-        let (mut vips, mut hairpin) = (std::mem::take(&mut self.dirty.vips), std::mem::take(&mut self.dirty.hairpin));
+        let (mut vips, mut hairpin) =
+            (std::mem::take(&mut self.dirty.vips), std::mem::take(&mut self.dirty.hairpin));
         vips.retain(|ip| self.wants_vip(ip, settings) != self.actual.vips.contains(ip));
         hairpin.retain(|ip| self.claims.has_hairpin(ip) != self.actual.hairpin.contains(ip));
         let there = |set: &BTreeSet<IpAddr>, ip| !set.contains(ip);
-        changes.extend(vips.iter().map(|ip| Change::Vip { address: *ip, there: there(&self.actual.vips, ip) }));
-        changes.extend(hairpin.iter().map(|ip| Change::Hairpin { address: *ip, there: there(&self.actual.hairpin, ip) }));
+        changes
+            .extend(vips.iter().map(|ip| Change::Vip { address: *ip, there: there(&self.actual.vips, ip) }));
+        changes.extend(
+            hairpin.iter().map(|ip| Change::Hairpin { address: *ip, there: there(&self.actual.hairpin, ip) }),
+        );
         (self.dirty.vips, self.dirty.hairpin) = (vips, hairpin);
     }
 
     /// Chains stand exactly while a verdict leads to them, so that a restart finds what it would write.
     fn chain_changes(&self, changes: &mut Vec<Change>) {
-        let mut uses: BTreeMap<Pick, i64> = self.actual.picks.iter().map(|(pick, c)| (*pick, c.uses.into())).collect();
+        let mut uses: BTreeMap<Pick, i64> =
+            self.actual.picks.iter().map(|(pick, c)| (*pick, c.uses.into())).collect();
         for change in changes.iter() {
             if let Change::Publish { from, to, .. } = change {
                 count(&mut uses, from, -1);
@@ -127,7 +135,13 @@ impl Proxy {
         self.claims.replace(id, self.family, &settings.node_port_addresses, old, new, &mut self.dirty);
     }
 
-    pub fn move_node_ports(&mut self, id: &ServiceId, registered: &Registered, old: &Settings, new: &Settings) {
+    pub fn move_node_ports(
+        &mut self,
+        id: &ServiceId,
+        registered: &Registered,
+        old: &Settings,
+        new: &Settings,
+    ) {
         let (from, to) = (&old.node_port_addresses, &new.node_port_addresses);
         if from != to {
             self.claims.move_node_ports(id, self.family, from, to, registered, &mut self.dirty);
@@ -137,7 +151,8 @@ impl Proxy {
     /// The kernel does with the key what its winning claim says, in kind.
     pub fn serves(&self, key: Key, settings: &Settings) -> bool {
         let published = self.actual.entries.get(&key).and_then(|entry| entry.outside.target);
-        let wanted = self.claims.winner(key).map(|forwarding| self.wanted(forwarding, settings).outside.target);
+        let wanted =
+            self.claims.winner(key).map(|forwarding| self.wanted(forwarding, settings).outside.target);
         match (published, wanted) {
             (Some(Target::Pick(_)), Some(Target::Pick(_)) | None) => true,
             (published, wanted) => published.is_some() && published == wanted,
@@ -165,7 +180,8 @@ impl Proxy {
     pub fn desired(&self, settings: &Settings) -> Table {
         let mut table = Table::new(layout::table_id(self.family));
         table.sets = layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
-        table.chains = layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
+        table.chains =
+            layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         let mut changes = Vec::new();
         let mut picks = BTreeSet::new();
         for (key, forwarding) in self.claims.winners() {
