@@ -1,1 +1,258 @@
-//! stub
+//! kube watchers -> [`index::Change`](portolan_index::Change): one task per kind, each retrying for ever.
+//!
+//! ```text
+//!   API server ──list, watch──> task per Kind ──Object::from──> mpsc<Change> ──> Index (its owner)
+//! ```
+//!
+//! A list is sent as one `Replace` when it is complete, and only then: an API server that is away, or goes away in
+//! the middle of a list, leaves everything as it was (A2, A56).
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource};
+use portolan_api::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, SERVICE_NAME_LABEL};
+use portolan_api::{Advertisement, BGPPeer, IPAddressPool, IPAllocation};
+use portolan_index::{Change, Key, Kind, Object};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+/// Changes that may wait for the index before the watches wait for it in turn.
+const WAITING_CHANGES: usize = 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Short, because the API server's return is what everyone waits for; with jitter, because every node does.
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+
+/// The client of a kubeconfig file, or of the pod we run in. An error names the file and what is wrong with it.
+pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let in_file = || format!("kubeconfig {}", path.display());
+            let file = Kubeconfig::read_from(path).with_context(in_file)?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options).await.with_context(in_file)?
+        }
+        None => kube::Config::incluster().context("no kubeconfig was given, and this is not a pod")?,
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Client::try_from(config).with_context(|| match kubeconfig {
+        Some(path) => format!("kubeconfig {}", path.display()),
+        None => "the pod's service account".into(),
+    })
+}
+
+/// Starts watching; the watches end when the receiver is dropped.
+pub fn start(client: &Client, kinds: &[Kind]) -> mpsc::Receiver<Change> {
+    let (changes, receiver) = mpsc::channel(WAITING_CHANGES);
+    for kind in kinds {
+        let (client, changes) = (client.clone(), changes.clone());
+        let kind = *kind;
+        tokio::spawn(async move {
+            let closed = changes.clone();
+            tokio::select! {
+                () = watch(client, kind, changes) => {}
+                () = closed.closed() => {}
+            }
+        });
+    }
+    receiver
+}
+
+async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
+    match kind {
+        Kind::Service => run::<Service>(client, kind, changes, Object::from).await,
+        Kind::EndpointSlice => run::<EndpointSlice>(client, kind, changes, Object::from).await,
+        Kind::Node => run::<Node>(client, kind, changes, Object::from).await,
+        Kind::ServiceCidr => run::<ServiceCIDR>(client, kind, changes, Object::from).await,
+        Kind::Pool => run_guarded::<IPAddressPool>(client, kind, changes).await,
+        Kind::Advertisement => run_guarded::<Advertisement>(client, kind, changes).await,
+        Kind::Peer => run_guarded::<BGPPeer>(client, kind, changes).await,
+        Kind::Allocation => run_guarded::<IPAllocation>(client, kind, changes).await,
+    }
+}
+
+async fn run_guarded<K>(client: Client, kind: Kind, changes: mpsc::Sender<Change>)
+where
+    K: Resource<DynamicType = ()> + Into<Object> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    run::<DeserializeGuard<K>>(client, kind, changes, move |each| guarded(kind, each)).await;
+}
+
+/// One of ours that does not decode must not cost the rest of its list (vips.md 2.0, 7).
+fn guarded<K: Into<Object>>(kind: Kind, DeserializeGuard(decoded): DeserializeGuard<K>) -> Object {
+    match decoded {
+        Ok(object) => object.into(),
+        Err(invalid) => Object::unreadable(kind, Key::of(&invalid.metadata), &invalid.error),
+    }
+}
+
+/// What the server leaves out for us (S3, S4, S5, S7).
+fn selection(kind: Kind) -> watcher::Config {
+    let config = watcher::Config::default();
+    match kind {
+        Kind::Service => config.labels(&format!("!{PROXY_NAME_LABEL}")).fields("spec.clusterIP!=None"),
+        Kind::EndpointSlice => config.labels(&format!("!{HEADLESS_LABEL},{SERVICE_NAME_LABEL}")),
+        _ => config,
+    }
+}
+
+/// Streams the initial list where the server does that, and fetches it in pages of 500 where it does not.
+async fn run<K>(client: Client, kind: Kind, changes: mpsc::Sender<Change>, object: impl Fn(K) -> Object)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut feed = Feed { kind, list: None, listed: false, trouble: None, pause: RETRY_FIRST, changes };
+    for config in [selection(kind).streaming_lists(), selection(kind)] {
+        let events = watcher::watcher(Api::<K>::all(client.clone()), config);
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            match event {
+                Err(error) if cannot_stream(&error) => break,
+                Err(error) => {
+                    feed.failed(&error).await;
+                    tokio::time::sleep(feed.next_pause()).await;
+                }
+                Ok(event) => feed.event(event, &object).await,
+            }
+        }
+    }
+}
+
+/// A server without the WatchList feature calls the request for a streamed list invalid.
+fn cannot_stream(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| {
+        matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
+    })
+}
+
+fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// One kind's way from watch events to changes.
+struct Feed {
+    kind: Kind,
+    /// A list that is being received.
+    list: Option<Vec<Object>>,
+    /// At least one complete list was sent.
+    listed: bool,
+    /// What was last complained of, so that it is said once.
+    trouble: Option<String>,
+    /// Before the next attempt, should that be needed.
+    pause: Duration,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Feed {
+    async fn event<K: Resource<DynamicType = ()>>(&mut self, event: Event<K>, object: &impl Fn(K) -> Object) {
+        match event {
+            // Said before the server was asked when lists come in pages: no sign of health.
+            Event::Init => {
+                self.list = Some(Vec::new());
+                return;
+            }
+            Event::InitApply(each) => self.list.get_or_insert_default().push(object(each)),
+            Event::InitDone => {
+                let list = self.list.take().unwrap_or_default();
+                self.listed = true;
+                self.send(Change::Replace(self.kind, list)).await;
+            }
+            Event::Apply(each) => self.send(Change::Apply(object(each))).await,
+            Event::Delete(each) => self.send(Change::Delete(self.kind, Key::of(each.meta()))).await,
+        }
+        self.pause = RETRY_FIRST;
+        if self.trouble.take().is_some() {
+            info!(kind = self.kind.name(), "watching again");
+        }
+    }
+
+    async fn failed(&mut self, error: &watcher::Error) {
+        let sentence = sentence(self.kind, error);
+        if self.trouble.as_ref() != Some(&sentence) {
+            warn!(kind = self.kind.name(), "{sentence}; trying again");
+            self.trouble = Some(sentence);
+        }
+        // S18: a server too old for ServiceCIDR objects has none.
+        if self.kind == Kind::ServiceCidr
+            && !self.listed
+            && status(error).is_some_and(|status| status.code == 404)
+        {
+            self.listed = true;
+            self.send(Change::Replace(self.kind, Vec::new())).await;
+        }
+    }
+
+    /// Doubles with each failure; a random half of it is left out, so that nodes do not come back all at once.
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(RETRY_LONGEST);
+        let random = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.subsec_micros() % 1000);
+        pause / 2 + pause / 2 * random / 1000
+    }
+
+    async fn send(&mut self, change: Change) {
+        // The receiver is gone only when everything ends, and this task with it.
+        let _ = self.changes.send(change).await;
+    }
+}
+
+/// One sentence that says what is wrong and, where a person must act, what to do.
+fn sentence(kind: Kind, error: &watcher::Error) -> String {
+    match status(error) {
+        Some(status) if status.code == 401 => {
+            format!(
+                "the API server does not know us when we ask for {kind} objects: the token or certificate is wrong or has expired"
+            )
+        }
+        Some(status) if status.code == 403 => {
+            format!(
+                "the API server does not let us watch {kind} objects ({}): see the roles in the chart",
+                status.message
+            )
+        }
+        Some(status) if status.code == 404 && kind == Kind::ServiceCidr => {
+            "the API server has no ServiceCIDR objects: unallocated cluster IPs are not answered for".into()
+        }
+        Some(status) if status.code == 404 => {
+            format!(
+                "the API server does not know {kind} objects: install them with the chart, or `portolan crds | kubectl apply -f -`"
+            )
+        }
+        Some(status) if status.code == 410 => {
+            format!("the watch of {kind} objects fell behind and starts over")
+        }
+        Some(status) => format!("watching {kind} objects: {}", status.message),
+        None => format!("watching {kind} objects: {}", chain(error)),
+    }
+}
+
+/// The error with its causes, none of them twice.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(each) = cause {
+        let each_text = each.to_string();
+        if !text.contains(&each_text) {
+            text = format!("{text}: {each_text}");
+        }
+        cause = each.source();
+    }
+    text
+}
