@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -145,11 +146,13 @@ pub enum Change {
 /// Whom changes touched since the consumer last looked: what must be planned anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
-    /// Services that appeared, changed (they or their slices) or went.
+    /// Services that appeared, changed (they, their slices or the allocations they own) or went.
     pub services: BTreeSet<ServiceId>,
     pub nodes: BTreeSet<Name>,
-    /// Pools, advertisements, peers or allocations.
+    /// Pools, advertisements or peers.
     pub policy: bool,
+    /// Allocations that appeared, changed or went; their owners are among `services`.
+    pub allocations: BTreeSet<IpAddr>,
     pub service_cidrs: bool,
     /// [`Index::problems`](crate::Index::problems) says something else.
     pub problems: bool,
@@ -163,10 +166,11 @@ impl Dirty {
     }
 
     pub fn merge(&mut self, other: Dirty) {
-        let Dirty { services, nodes, policy, service_cidrs, problems, synced } = other;
+        let Dirty { services, nodes, policy, allocations, service_cidrs, problems, synced } = other;
         self.services.extend(services);
         self.nodes.extend(nodes);
         self.policy |= policy;
+        self.allocations.extend(allocations);
         self.service_cidrs |= service_cidrs;
         self.problems |= problems;
         self.synced |= synced;

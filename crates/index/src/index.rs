@@ -153,7 +153,8 @@ impl Index {
             Kind::Peer => dirty.policy |= self.snapshot.peers.remove_mut(&key.name),
             Kind::Allocation => {
                 if let Some(address) = self.allocation_names.remove(&key.name) {
-                    dirty.policy |= self.snapshot.allocations.remove_mut(&address).is_some();
+                    let old = self.snapshot.allocations.remove_mut(&address);
+                    old.iter().for_each(|allocation| touch_allocation(allocation, dirty));
                 }
             }
         }
@@ -168,10 +169,11 @@ impl Index {
     }
 
     fn put_allocation(&mut self, name: Name, allocation: Arc<Allocation>, dirty: &mut Dirty) {
-        if self.snapshot.allocations.get(&allocation.address) != Some(&allocation) {
+        let old = self.snapshot.allocations.get(&allocation.address);
+        if old != Some(&allocation) {
+            old.into_iter().chain([&allocation]).for_each(|allocation| touch_allocation(allocation, dirty));
             self.allocation_names.insert(name, allocation.address);
             self.snapshot.allocations.insert_mut(allocation);
-            dirty.policy = true;
         }
     }
 
@@ -205,4 +207,10 @@ fn put<K: Ord + Clone, V: PartialEq>(map: &mut Map<K, Arc<V>>, key: &K, value: A
         map.insert_mut(key.clone(), value);
     }
     changed
+}
+
+/// Whether an address is announced depends on who owns it, so its owners are touched too.
+fn touch_allocation(allocation: &Arc<Allocation>, dirty: &mut Dirty) {
+    dirty.allocations.insert(allocation.address);
+    dirty.services.extend(allocation.owners.iter().map(|owner| owner.service.clone()));
 }
