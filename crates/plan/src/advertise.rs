@@ -186,7 +186,7 @@ fn pool(context: &Context, snapshot: &Snapshot, service: &Service, address: IpAd
 }
 
 /// External IPs go out only where an administrator allowed them (A42, CVE-2020-8554).
-fn allowed<'a>(offers: Vec<&'a Offer>, source: Source, address: IpAddr) -> Vec<&'a Offer> {
+fn allowed(offers: Vec<&Offer>, source: Source, address: IpAddr) -> Vec<&Offer> {
     let inside = |offer: &&Offer| offer.external_ip_cidrs.iter().any(|cidr| cidr.contains(&address));
     match source {
         Source::ExternalIp => offers.into_iter().filter(inside).collect(),

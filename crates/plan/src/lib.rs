@@ -6,21 +6,25 @@
 //!   Node, ServiceCIDRs ──> advertise::node ────> Announcements ┴──> advertise::merge ──> routes per peer
 //!   Peers + Node       ──> peers::selected ────> sessions to hold
 //!   Nodes              ──> routes::to_nodes ───> podCIDR routes
-//!   Snapshot + Supply  ──> allocate::service ──> Decision            what the leader writes
+//!   Snapshot + Supply  ──> allocate::services ──> Decisions          what the leader writes
 //! ```
 //!
 //! Nothing here fails, waits or remembers: wrong input gives a smaller plan and a [`portolan_model::Problem`].
 //! Readiness and traffic policies are decided in [`endpoints`] alone, so that forwarding and announcing agree (A38).
 
 pub mod advertise;
+pub mod allocate;
 mod classes;
 pub mod endpoints;
 pub mod peers;
+mod ranges;
 pub mod routes;
 pub mod service;
+pub mod supply;
 
 #[cfg(test)]
 mod fixture;
 
 pub use classes::Classes;
 pub use service::NodeView;
+pub use supply::Supply;

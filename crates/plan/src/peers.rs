@@ -130,30 +130,42 @@ mod tests {
     #[test]
     fn peers_without_any_as_number_are_named() {
         let own = Peer { my_asn: Some(65001), ..peer("b") };
-        check(vec![peer("a"), own], None, expect![[r#"
+        check(
+            vec![peer("a"), own],
+            None,
+            expect![[r#"
             b 172.18.0.254:179 as 65001 of 64500, id 172.18.0.2, ttl 1
             BGPPeer a: spec.myASN: is not given, and neither is bgp.asn in the agent's configuration
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn internal_peers_keep_the_systems_ttl() {
         let internal = Peer { peer_asn: PeerAsn::Number(64512), ..peer("a") };
         let far = Peer { multihop_ttl: 4, address: ip("203.0.113.1"), ..peer("b") };
-        check(vec![internal, far], Some(64512), expect![[r#"
+        check(
+            vec![internal, far],
+            Some(64512),
+            expect![[r#"
             a 172.18.0.254:179 as 64512 of 64512, id 172.18.0.2, ttl default
             b 203.0.113.1:179 as 64512 of 64500, id 172.18.0.2, ttl 4
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn node_selectors_and_conflicting_addresses() {
         let elsewhere = Peer { node_selectors: vec![selector("rack=2")], ..peer("a") };
         let here = Peer { node_selectors: vec![selector("kubernetes.io/hostname=n1")], ..peer("b") };
-        check(vec![elsewhere, here, peer("c")], Some(64512), expect![[r#"
+        check(
+            vec![elsewhere, here, peer("c")],
+            Some(64512),
+            expect![[r#"
             b 172.18.0.254:179 as 64512 of 64500, id 172.18.0.2, ttl 1
             BGPPeer c: spec.peerAddress: 172.18.0.254 is also another BGPPeer's of the same node
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -50,6 +50,7 @@ mod tests {
             10.1.3.0/24 via 172.18.0.3
             10.1.4.0/24 via 172.18.0.4
             fd00:4::/64 via fd18::4
-        "#]].assert_eq(&lines);
+        "#]]
+        .assert_eq(&lines);
     }
 }

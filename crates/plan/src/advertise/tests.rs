@@ -118,23 +118,32 @@ fn local(endpoints: &str) -> Service {
 
 #[test]
 fn no_advertisement_means_every_load_balancer_ip_to_every_peer() {
-    check(case(web_with(THERE), []), expect![[r#"
+    check(
+        case(web_with(THERE), []),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a36_ips_that_we_did_not_allocate_to_this_service_stay() {
     let mut other = case(web_with(HERE), []);
     other.snapshot.allocations.insert_mut(Arc::new(allocation("192.0.2.10", "uid-of-a-predecessor")));
-    check(other, expect![[r#"
+    check(
+        other,
+        expect![[r#"
         192.0.2.10: NotOurs
-    "#]]);
+    "#]],
+    );
     let foreign = Service { class: Some("metallb.io/metallb".into()), ..web_with(HERE) };
-    check(case(foreign, []), expect![[r#"
+    check(
+        case(foreign, []),
+        expect![[r#"
         192.0.2.10: NotOurs
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -145,10 +154,13 @@ fn a36_no_advertisement_matches() {
         Advertisement { namespaces: names("kube-system"), ..advert("c") },
         Advertisement { disabled: true, ..advert("d") },
     ];
-    check(case(web_with(HERE), adverts), expect![[r#"
+    check(
+        case(web_with(HERE), adverts),
+        expect![[r#"
         192.0.2.10: AdvertisementMissing
         Advertisement a: spec.ipAddressPools[0]: there is no IPAddressPool named "other"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -159,63 +171,93 @@ fn pools_by_name_and_by_label() {
             bgp.local_pref = Some(200)
         }),
     ];
-    check(case(web_with(HERE), adverts), expect![[r#"
+    check(
+        case(web_with(HERE), adverts),
+        expect![[r#"
         tor-a: 192.0.2.10/32 med 1 local-pref 200
         tor-b: 192.0.2.10/32 med 1 local-pref 200
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a36_node_not_selected() {
     let advert = Advertisement { node_selectors: vec![selector("kubernetes.io/hostname=n2")], ..advert("a") };
-    check(case(web_with(HERE), [advert]), expect![[r#"
+    check(
+        case(web_with(HERE), [advert]),
+        expect![[r#"
         192.0.2.10: NodeNotSelected
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a39_policy_local_announces_only_with_an_endpoint_here() {
-    check(case(local(HERE), []), expect![[r#"
+    check(
+        case(local(HERE), []),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
-    check(case(local(THERE), []), expect![[r#"
+    "#]],
+    );
+    check(
+        case(local(THERE), []),
+        expect![[r#"
         192.0.2.10: PolicyLocalNoEndpoint
-    "#]]);
-    check(case(local("10.1.1.1 n1 terminating\n10.1.2.1 n2"), []), expect![[r#"
+    "#]],
+    );
+    check(
+        case(local("10.1.1.1 n1 terminating\n10.1.2.1 n2"), []),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
-    check(case(local("203.0.113.7 -"), []), expect![[r#"
+    "#]],
+    );
+    check(
+        case(local("203.0.113.7 -"), []),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a40_without_endpoints_withdraw_or_keep() {
-    check(case(web_with("10.1.1.1 n1 unready"), [advert("a")]), expect![[r#"
+    check(
+        case(web_with("10.1.1.1 n1 unready"), [advert("a")]),
+        expect![[r#"
         192.0.2.10: NoEndpoints
-    "#]]);
+    "#]],
+    );
     let keep = with(advert("b"), |bgp| bgp.when_no_endpoints = WhenNoEndpoints::Keep);
-    check(case(web_with(""), [advert("a"), keep]), expect![[r#"
+    check(
+        case(web_with(""), [advert("a"), keep]),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a41_cluster_ips_follow_the_internal_policy() {
     let advert = || Advertisement { sources: vec![Source::ClusterIp], ..advert("a") };
-    check(case(web_with(THERE), [advert()]), expect![[r#"
+    check(
+        case(web_with(THERE), [advert()]),
+        expect![[r#"
         tor-a: 10.96.0.10/32
         tor-b: 10.96.0.10/32
         192.0.2.10: AdvertisementMissing
-    "#]]);
-    check(case(local(THERE), [advert()]), expect![[r#"
+    "#]],
+    );
+    check(
+        case(local(THERE), [advert()]),
+        expect![[r#"
         192.0.2.10: AdvertisementMissing
         10.96.0.10: PolicyLocalNoEndpoint
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -224,13 +266,16 @@ fn a41_a43_service_and_pod_cidrs() {
     let mut case = case(web_with(HERE), [Advertisement { sources, ..advert("a") }]);
     let cidrs = vec!["10.96.0.0/12".parse().unwrap()];
     case.snapshot.service_cidrs.insert_mut("k".into(), Arc::new(ServiceCidr { name: "k".into(), cidrs }));
-    check(case, expect![[r#"
+    check(
+        case,
+        expect![[r#"
         tor-a: 10.1.1.0/24
         tor-a: 10.96.0.0/12
         tor-b: 10.1.1.0/24
         tor-b: 10.96.0.0/12
         192.0.2.10: AdvertisementMissing
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -238,12 +283,15 @@ fn a42_external_ips_only_where_allowed() {
     let external_ip_cidrs = vec!["198.51.100.0/28".parse().unwrap()];
     let advert = Advertisement { sources: vec![Source::ExternalIp], external_ip_cidrs, ..advert("a") };
     let external_ips = vec![ip("198.51.100.1"), ip("198.51.100.99")];
-    check(case(Service { external_ips, ..web_with(HERE) }, [advert]), expect![[r#"
+    check(
+        case(Service { external_ips, ..web_with(HERE) }, [advert]),
+        expect![[r#"
         tor-a: 198.51.100.1/32
         tor-b: 198.51.100.1/32
         192.0.2.10: AdvertisementMissing
         198.51.100.99: ExternalIPNotAllowed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -259,23 +307,32 @@ fn a45_communities_unite_and_the_most_specific_scalar_wins() {
         bgp.med = Some(20);
         bgp.communities = vec![Community::Large(1, 2, 3)];
     });
-    check(case(web_with(HERE), [all, specific]), expect![[r#"
+    check(
+        case(web_with(HERE), [all, specific]),
+        expect![[r#"
         tor-a: 192.0.2.10/32 med 20 prepend 2 64512:1 64512:2 large:1:2:3
         tor-b: 192.0.2.10/32 med 10 prepend 2 64512:1 64512:2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a46_aggregates_but_policy_local_stands_out() {
     let aggregate = || with(advert("a"), |bgp| bgp.aggregation_length = 24);
-    check(case(web_with(HERE), [aggregate()]), expect![[r#"
+    check(
+        case(web_with(HERE), [aggregate()]),
+        expect![[r#"
         tor-a: 192.0.2.0/24
         tor-b: 192.0.2.0/24
-    "#]]);
-    check(case(local(HERE), [aggregate()]), expect![[r#"
+    "#]],
+    );
+    check(
+        case(local(HERE), [aggregate()]),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
+    "#]],
+    );
 }
 
 fn change_node(case: &mut Case, name: &str, change: impl FnOnce(&mut portolan_model::Node)) {
@@ -293,11 +350,14 @@ fn a49_an_excluded_node_keeps_its_pods_route() {
     let sources = vec![Source::LoadBalancerIp, Source::PodCidr];
     let mut case = case(web_with(HERE), [Advertisement { sources, ..advert("a") }]);
     change_node(&mut case, "n1", exclude);
-    check(case, expect![[r#"
+    check(
+        case,
+        expect![[r#"
         tor-a: 10.1.1.0/24
         tor-b: 10.1.1.0/24
         192.0.2.10: NodeExcluded
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -305,42 +365,57 @@ fn a49_the_label_is_ignored_when_every_node_bears_it() {
     let mut case = case(web_with(HERE), []);
     change_node(&mut case, "n1", exclude);
     change_node(&mut case, "n2", exclude);
-    check(case, expect![[r#"
+    check(
+        case,
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a50_network_unavailable() {
     let mut case = case(web_with(HERE), []);
     change_node(&mut case, "n1", |node| node.network_unavailable = true);
-    check(case, expect![[r#"
+    check(
+        case,
+        expect![[r#"
         192.0.2.10: NetworkUnavailable
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a54_no_node_no_route() {
     let mut case = case(web_with(HERE), [Advertisement { sources: vec![Source::PodCidr], ..advert("a") }]);
     case.snapshot.nodes.remove_mut("n1");
-    check(case, expect![[r#"
+    check(
+        case,
+        expect![[r#"
         192.0.2.10: AdvertisementMissing
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a61_only_what_the_kernel_serves() {
     let programmed = Some(ServicePlan::default());
-    check(Case { programmed, ..case(web_with(HERE), []) }, expect![[r#"
+    check(
+        Case { programmed, ..case(web_with(HERE), []) },
+        expect![[r#"
         192.0.2.10: DataplaneNotReady
-    "#]]);
+    "#]],
+    );
     // The kernel still drops: it has not heard of the local endpoint yet.
     let view = NodeView { node: "n1".into(), ..NodeView::default() };
     let programmed = Some(crate::service::plan(&local(THERE), &view));
-    check(Case { programmed, ..case(local(HERE), []) }, expect![[r#"
+    check(
+        Case { programmed, ..case(local(HERE), []) },
+        expect![[r#"
         192.0.2.10: DataplaneNotReady
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -351,28 +426,37 @@ fn a61_a_new_port_does_not_take_the_address_away() {
     service
         .ports
         .push(portolan_model::ServicePort { protocol: portolan_model::Protocol::Udp, ..port("dns", 53, 0) });
-    check(Case { programmed, ..case(service, []) }, expect![[r#"
+    check(
+        Case { programmed, ..case(service, []) },
+        expect![[r#"
         tor-a: 192.0.2.10/32
         tor-b: 192.0.2.10/32
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn unknown_names_are_reported_and_the_others_go_on() {
     let advert = Advertisement { pools: names("lab nowhere"), ..advert("a") };
-    check(case(web_with(HERE), [with(advert, |bgp| bgp.peers = names("tor-c tor-a"))]), expect![[r#"
+    check(
+        case(web_with(HERE), [with(advert, |bgp| bgp.peers = names("tor-c tor-a"))]),
+        expect![[r#"
         tor-a: 192.0.2.10/32
         Advertisement a: spec.bgp.peers[0]: there is no BGPPeer named "tor-c"
         Advertisement a: spec.ipAddressPools[1]: there is no IPAddressPool named "nowhere"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a36_no_peer_selected() {
-    check(case(web_with(HERE), [with(advert("a"), |bgp| bgp.peers = names("tor-c"))]), expect![[r#"
+    check(
+        case(web_with(HERE), [with(advert("a"), |bgp| bgp.peers = names("tor-c"))]),
+        expect![[r#"
         192.0.2.10: NoPeerSelected
         Advertisement a: spec.bgp.peers[0]: there is no BGPPeer named "tor-c"
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
