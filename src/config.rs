@@ -30,17 +30,28 @@ pub enum NodeRoutes {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Proxy {
+    pub mode: Mode,
     /// The cluster's pod ranges: how pods are told from outside clients (S48). Empty = no detection.
+    #[serde(rename = "clusterCIDRs")]
     pub cluster_cidrs: Vec<IpNet>,
     /// Masquerade every connection to a ClusterIP (S16).
     pub masquerade_all: bool,
     /// Serve `spec.externalIPs` (S25).
+    #[serde(rename = "externalIPs")]
     pub external_ips: bool,
+}
+
+/// What the agent programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    #[default]
+    Nftables,
 }
 
 impl Default for Proxy {
     fn default() -> Self {
-        Proxy { cluster_cidrs: Vec::new(), masquerade_all: false, external_ips: true }
+        Proxy { mode: Mode::Nftables, cluster_cidrs: Vec::new(), masquerade_all: false, external_ips: true }
     }
 }
 
