@@ -1,0 +1,198 @@
+//! An interpreter of [`Command`]s that keeps nf_tables' rules: whole transactions, no duplicates, no dangling references.
+
+use std::collections::BTreeMap;
+
+use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
+use portolan_model::Family;
+use portolan_nft::{
+    Bytes, Chain, Command, Dumped, DumpedChain, DumpedRule, Element, Name, Statement, Table, Value, Verdict,
+};
+
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    tables: BTreeMap<Family, Loaded>,
+    pub transactions: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Loaded {
+    sets: BTreeMap<Name, portolan_nft::Set>,
+    elements: BTreeMap<Name, BTreeMap<Bytes, Element>>,
+    chains: BTreeMap<Name, Chain>,
+}
+
+fn family(step: &Step) -> Family {
+    Family::ALL.into_iter().find(|family| table_id(*family) == step.table()).unwrap()
+}
+
+impl Kernel {
+    /// Writes everything that is left to write; `after` sees the kernel after each transaction.
+    pub fn write(&mut self, dataplane: &mut Dataplane, mut after: impl FnMut(&Kernel, &Kernel)) {
+        for step in dataplane.steps() {
+            let before = self.clone();
+            self.apply(&step).unwrap_or_else(|error| panic!("{error}\n{:#?}", step.commands()));
+            dataplane.applied(&step);
+            after(&before, self);
+        }
+    }
+
+    pub fn apply(&mut self, step: &Step) -> Result<(), String> {
+        self.commit(family(step), &step.commands())
+    }
+
+    pub fn commit(&mut self, family: Family, commands: &[Command]) -> Result<(), String> {
+        let mut table = self.tables.get(&family).cloned();
+        for command in commands {
+            run(&mut table, command).map_err(|error| format!("{error} in {command:?}"))?;
+        }
+        if let Some(table) = &table {
+            table.check()?;
+        }
+        match table {
+            Some(table) => self.tables.insert(family, table),
+            None => self.tables.remove(&family),
+        };
+        self.transactions += 1;
+        Ok(())
+    }
+
+    pub fn observe(&self) -> KernelState {
+        let dump = |family| self.tables.get(&family).map(|table| table.dump(family));
+        KernelState { ipv4: dump(Family::Ipv4), ipv6: dump(Family::Ipv6) }
+    }
+
+    /// For the evaluator; None where the table is absent.
+    pub fn table(&self, family: Family) -> Option<Table> {
+        let loaded = self.tables.get(&family)?;
+        let mut table = Table::new(table_id(family));
+        table.sets = loaded.sets.clone();
+        table.chains = loaded.chains.clone();
+        let elements = loaded.elements.iter();
+        table.elements =
+            elements.map(|(name, set)| (name.clone(), set.values().cloned().collect())).collect();
+        Some(table)
+    }
+
+    pub fn elements(&self, family: Family, set: &str) -> BTreeMap<Bytes, Element> {
+        self.tables.get(&family).and_then(|table| table.elements.get(set)).cloned().unwrap_or_default()
+    }
+}
+
+fn run(slot: &mut Option<Loaded>, command: &Command) -> Result<(), String> {
+    match command {
+        Command::AddTable => {
+            slot.get_or_insert_default();
+            return Ok(());
+        }
+        Command::DeleteTable => return slot.take().map(|_| ()).ok_or("ENOENT".into()),
+        _ => {}
+    }
+    let table = slot.as_mut().ok_or("ENOENT: no table")?;
+    match command {
+        Command::AddTable | Command::DeleteTable => Ok(()),
+        Command::AddChain { chain, base } => {
+            let known = table.chains.entry(chain.clone()).or_insert(Chain { base: *base, rules: Vec::new() });
+            (known.base == *base).then_some(()).ok_or("EEXIST: another hook".into())
+        }
+        Command::DeleteChain { chain } => match table.chains.remove(chain) {
+            Some(chain) if chain.rules.is_empty() => Ok(()),
+            Some(_) => Err("EBUSY: it has rules".into()),
+            None => Err("ENOENT".into()),
+        },
+        Command::FlushChain { chain } => table.chain(chain).map(|chain| chain.rules.clear()),
+        Command::AddRule { chain, rule } => {
+            table.check_rule(rule)?;
+            table.chain(chain).map(|chain| chain.rules.push(rule.clone()))
+        }
+        Command::DeleteRule { .. } => Err("not written by the dataplane".into()),
+        Command::AddSet { name, set } => {
+            let known = table.sets.entry(name.clone()).or_insert(set.clone());
+            table.elements.entry(name.clone()).or_default();
+            (known == set).then_some(()).ok_or("EEXIST: another declaration".into())
+        }
+        Command::DeleteSet { name } => {
+            table.elements.remove(name);
+            table.sets.remove(name).map(|_| ()).ok_or("ENOENT".into())
+        }
+        Command::AddElements { set, elements } => elements.iter().try_for_each(|e| table.add(set, e)),
+        Command::DeleteElements { set, elements } => elements.iter().try_for_each(|e| table.delete(set, e)),
+        Command::FlushSet { set } => table.set(set).map(|set| set.clear()),
+    }
+}
+
+impl Loaded {
+    fn chain(&mut self, chain: &Name) -> Result<&mut Chain, String> {
+        self.chains.get_mut(chain).ok_or(format!("ENOENT: chain {chain}"))
+    }
+
+    fn set(&mut self, set: &Name) -> Result<&mut BTreeMap<Bytes, Element>, String> {
+        self.elements.get_mut(set).ok_or(format!("ENOENT: set {set}"))
+    }
+
+    fn add(&mut self, set: &Name, element: &Element) -> Result<(), String> {
+        if let Value::Verdict(verdict) = &element.value {
+            self.check_verdict(verdict)?;
+        }
+        match self.set(set)?.insert(element.key.clone(), element.clone()) {
+            None => Ok(()),
+            Some(_) => Err(format!("EEXIST: element {:?}", element.key)),
+        }
+    }
+
+    fn delete(&mut self, set: &Name, element: &Element) -> Result<(), String> {
+        self.set(set)?.remove(&element.key).map(|_| ()).ok_or(format!("ENOENT: element {:?}", element.key))
+    }
+
+    /// Nothing leads nowhere.
+    fn check(&self) -> Result<(), String> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        rules.into_iter().try_for_each(|rule| self.check_rule(rule))?;
+        self.elements.values().flat_map(BTreeMap::values).try_for_each(|element| match &element.value {
+            Value::Verdict(verdict) => self.check_verdict(verdict),
+            _ => Ok(()),
+        })
+    }
+
+    fn check_rule(&self, rule: &portolan_nft::Rule) -> Result<(), String> {
+        rule.statements.iter().try_for_each(|statement| match statement {
+            Statement::Verdict(verdict) => self.check_verdict(verdict),
+            Statement::InSet { set, .. }
+            | Statement::Vmap { map: set, .. }
+            | Statement::Dnat { map: set, .. } => {
+                self.sets.contains_key(set).then_some(()).ok_or(format!("ENOENT: set {set}"))
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn check_verdict(&self, verdict: &Verdict) -> Result<(), String> {
+        match verdict {
+            Verdict::Jump(chain) | Verdict::Goto(chain) if !self.chains.contains_key(chain) => {
+                Err(format!("EBUSY or ENOENT: chain {chain}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn dump(&self, family: Family) -> Dumped {
+        let family = table_id(family).family;
+        let rule = |rule: &portolan_nft::Rule| DumpedRule {
+            handle: 1,
+            exprs: rule.compile(family),
+            comment: rule.comment.clone(),
+        };
+        let chain = |(name, chain): (&Name, &Chain)| {
+            (name.clone(), DumpedChain { base: chain.base, rules: chain.rules.iter().map(rule).collect() })
+        };
+        Dumped {
+            sets: self.sets.clone(),
+            // the kernel's order is a hash's, not ours
+            elements: self
+                .elements
+                .iter()
+                .map(|(n, set)| (n.clone(), set.values().rev().cloned().collect()))
+                .collect(),
+            chains: self.chains.iter().map(chain).collect(),
+        }
+    }
+}
