@@ -1,11 +1,9 @@
 //! What holds for any cluster and any sequence of events (invariants 2, 5, 11 and 13).
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::cluster::{Event, Wish, packets};
-use common::kernel::Kernel;
+use crate::cluster::{Event, Wish, packets};
+use crate::kernel::Kernel;
 use portolan_dataplane::{Dataplane, KernelState, Limits, Outcome, Packet, Settings, evaluate, render};
 use portolan_model::Family;
 use portolan_nft::{Atom, Bytes, Element, KeyType, Table, Value, Verdict};
@@ -89,10 +87,13 @@ fn history_leaves_no_trace() {
     });
 }
 
+/// By frontend, and whether from the cluster's side.
+type Endpoints = BTreeMap<(Vec<Atom>, bool), BTreeSet<Bytes>>;
+
 /// Everything in a table, endpoints as sets with dense indices.
-fn contents(table: &Table) -> (BTreeSet<String>, BTreeMap<(Vec<Atom>, bool), BTreeSet<Bytes>>) {
+fn contents(table: &Table) -> (BTreeSet<String>, Endpoints) {
     let mut seen: BTreeSet<String> = table.chains.iter().map(|chain| format!("{chain:?}")).collect();
-    let mut endpoints: BTreeMap<_, BTreeSet<Bytes>> = BTreeMap::new();
+    let mut endpoints = Endpoints::new();
     let mut indices: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
     for (set, elements) in &table.elements {
         for element in elements {

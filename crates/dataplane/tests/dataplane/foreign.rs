@@ -1,0 +1,156 @@
+//! Whatever somebody else did to our table, one writing later it is as wanted (invariant 5).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use portolan_dataplane::{Dataplane, Settings};
+use portolan_model::{
+    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
+};
+use portolan_model::{ServiceId, ServicePlan};
+use portolan_nft::{
+    Base, Bytes, ChainKind, Command, Element, Hook, KeyType, Rule, Set, Statement, Value, Verdict,
+};
+
+use crate::cluster::ip;
+use crate::kernel::Kernel;
+
+fn dataplane(count: u8) -> Dataplane {
+    let family = Family::Ipv4;
+    let balance = |masquerade| {
+        let backends = (1..=count).map(|host| (ip(family, 244, host), 80).into()).collect();
+        Action::Balance(Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random })
+    };
+    let forwarding = Forwarding {
+        from_cluster: balance(Masquerade::NonPods),
+        from_outside: balance(Masquerade::Always),
+        allowed_sources: Some(vec!["10.9.0.0/24".parse().unwrap()]),
+    };
+    let vip = ip(family, 96, 1);
+    let frontend = Frontend { address: Address::Vip(vip), protocol: Protocol::Tcp, port: 80 };
+    let plan = ServicePlan {
+        frontends: [(frontend, forwarding)].into(),
+        vips: [vip].into(),
+        hairpin: BTreeSet::from([ip(family, 244, 1)]),
+    };
+    let settings = Settings { cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Settings::default() };
+    let mut dataplane = Dataplane::new(settings);
+    dataplane.set_service(&ServiceId::new("default", "web"), 0, Some(Arc::new(plan)));
+    dataplane
+}
+
+fn written() -> Kernel {
+    let mut kernel = Kernel::default();
+    repair(&mut kernel);
+    kernel
+}
+
+/// A new agent looks, writes, and has nothing left to write. The number of its transactions.
+fn repair(kernel: &mut Kernel) -> usize {
+    let before = kernel.transactions;
+    let mut dataplane = dataplane(3);
+    dataplane.observed(&kernel.observe());
+    kernel.write(&mut dataplane, |_, _| {});
+    dataplane.observed(&kernel.observe());
+    assert_eq!(format!("{:?}", dataplane.steps()), "[]");
+    assert_eq!(kernel.table(Family::Ipv4), written_table());
+    kernel.transactions - before
+}
+
+fn written_table() -> Option<portolan_nft::Table> {
+    let mut kernel = Kernel::default();
+    let mut dataplane = dataplane(3);
+    dataplane.observed(&kernel.observe());
+    kernel.write(&mut dataplane, |_, _| {});
+    kernel.table(Family::Ipv4)
+}
+
+/// The commands of somebody else, and how many transactions it takes to put things right.
+#[track_caller]
+fn check(commands: Vec<Command>, transactions: usize) {
+    let mut kernel = written();
+    kernel.commit(Family::Ipv4, &commands).unwrap();
+    assert_eq!(repair(&mut kernel), transactions, "{commands:?}");
+}
+
+fn service() -> Bytes {
+    Bytes::new(&[10, 96, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0])
+}
+
+fn endpoint(index: u32) -> Bytes {
+    Bytes::new(&[&service()[..], &index.to_ne_bytes()].concat())
+}
+
+fn delete(set: &str, key: Bytes) -> Command {
+    Command::DeleteElements { set: set.into(), elements: vec![Element::member(key)] }
+}
+
+fn add(set: &str, element: Element) -> Command {
+    Command::AddElements { set: set.into(), elements: vec![element] }
+}
+
+fn accept() -> Rule {
+    Rule::new(vec![Statement::Verdict(Verdict::Accept)])
+}
+
+#[test]
+fn nothing_changed() {
+    check(vec![], 0);
+}
+
+#[test]
+fn elements_gone_or_other() {
+    check(vec![delete("endpoints", endpoint(0))], 1);
+    check(vec![delete("endpoints", endpoint(2))], 1);
+    check(vec![delete("services", service())], 1);
+    check(vec![delete("vips", Bytes::new(&[10, 96, 0, 1]))], 1);
+    check(
+        vec![delete("services", service()), add("services", Element::new(service(), verdict("refuse")))],
+        1,
+    );
+    check(vec![delete("fw-vips", service())], 1);
+}
+
+fn verdict(chain: &str) -> Value {
+    Value::Verdict(Verdict::Goto(chain.into()))
+}
+
+#[test]
+fn elements_too_many() {
+    let backend = Value::Bytes(Bytes::new(&[10, 244, 0, 9, 0, 80, 0, 0]));
+    check(vec![add("endpoints", Element::new(endpoint(3), backend.clone()))], 1);
+    check(vec![add("endpoints", Element::new(endpoint(77), backend))], 1);
+    check(vec![add("vips", Element::member(Bytes::new(&[10, 96, 0, 77])))], 1);
+    check(vec![add("hairpin", Element::member(Bytes::new(&[10, 1, 1, 1, 10, 1, 1, 2])))], 1);
+}
+
+#[test]
+fn rules_and_chains_are_written_anew_in_place() {
+    check(vec![Command::AddRule { chain: "pick-3".into(), rule: accept() }], 1);
+    check(vec![Command::FlushChain { chain: "nat-prerouting".into() }], 1);
+    let foreign = Command::AddChain { chain: "foreign".into(), base: None };
+    let jump = Rule::new(vec![Statement::Verdict(Verdict::Jump("foreign".into()))]);
+    let rules = vec![
+        Command::AddRule { chain: "foreign".into(), rule: accept() },
+        Command::AddRule { chain: "services".into(), rule: jump },
+    ];
+    check([vec![foreign.clone()], rules].concat(), 2);
+    let lead = [delete("services", service()), add("services", Element::new(service(), verdict("foreign")))];
+    check([vec![foreign], lead.to_vec()].concat(), 2);
+}
+
+#[test]
+fn foreign_sets_go() {
+    let set = Set { key: vec![KeyType::Address], ..Set::default() };
+    check(vec![Command::AddSet { name: "foreign".into(), set }], 1);
+}
+
+#[test]
+fn a_missing_or_other_table_is_built_in_one_transaction() {
+    check(vec![Command::DeleteTable], 1);
+    let set = |set| Command::AddSet { name: "services".into(), set };
+    check(vec![Command::DeleteTable, Command::AddTable, set(Set::default())], 1);
+    let base = Base { kind: ChainKind::Nat, hook: Hook::Input, priority: 0 };
+    let chain = Command::AddChain { chain: "nat-output".into(), base: Some(base) };
+    check(vec![Command::DeleteTable, Command::AddTable, chain], 1);
+}

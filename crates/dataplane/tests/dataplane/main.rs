@@ -1,0 +1,12 @@
+//! The tests of this crate as a whole.
+
+/// Small clusters at random: plans, events and packets.
+mod cluster;
+/// Tables that something else than we changed.
+mod foreign;
+/// nf_tables as far as we use it.
+mod kernel;
+/// What happens to packets, case by case.
+mod packets;
+/// What holds for any cluster and any sequence of events.
+mod properties;

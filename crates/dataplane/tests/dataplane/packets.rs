@@ -1,0 +1,401 @@
+//! What happens to packets, case by case: plans in, outcomes out, by the rules as they would be written.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::kernel::Kernel;
+use expect_test::expect;
+use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate, render};
+use portolan_model::{
+    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
+    ServicePlan,
+};
+
+const VIP: &str = "10.96.0.1";
+const NODE: &str = "172.30.0.11";
+const POD: &str = "10.244.1.9";
+const CLIENT: &str = "198.51.100.7";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()],
+        node_port_addresses: [ip(NODE), ip("fd00:172:30::11")].into(),
+        ..Settings::default()
+    }
+}
+
+fn balance(masquerade: Masquerade, backends: &[&str]) -> Action {
+    let mut backends: Vec<SocketAddr> = backends.iter().map(|backend| backend.parse().unwrap()).collect();
+    backends.sort();
+    Action::Balance(Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random })
+}
+
+fn same(action: Action) -> Forwarding {
+    Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None }
+}
+
+fn vip(address: &str, port: u16) -> Frontend {
+    Frontend { address: Address::Vip(ip(address)), protocol: Protocol::Tcp, port }
+}
+
+fn node_port(port: u16) -> Frontend {
+    Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Tcp, port }
+}
+
+fn plan(frontend: Frontend, forwarding: Forwarding) -> ServicePlan {
+    let vips = match frontend.address {
+        Address::Vip(ip) => [ip].into(),
+        Address::NodePort(_) => BTreeSet::new(),
+    };
+    ServicePlan { frontends: [(frontend, forwarding)].into(), vips, hairpin: BTreeSet::new() }
+}
+
+fn dataplane(settings: Settings, plans: impl IntoIterator<Item = ServicePlan>) -> Dataplane {
+    let mut dataplane = Dataplane::new(settings);
+    for (i, plan) in plans.into_iter().enumerate() {
+        dataplane.set_service(&ServiceId::new("default", format!("s{i}")), 0, Some(Arc::new(plan)));
+    }
+    dataplane
+}
+
+fn outcome(dataplane: &Dataplane, from: &str, to: &str) -> String {
+    let destination: SocketAddr = to.parse().unwrap();
+    let source = SocketAddr::new(ip(from), 40000);
+    let packet = Packet { source, destination, protocol: Protocol::Tcp, from_node: from == NODE };
+    match evaluate(&dataplane.desired(Family::of(&ip(from))), &packet).outcome {
+        Outcome::Dnat(candidates) => candidates
+            .iter()
+            .map(|c| format!("{}{}", c.backend, if c.masquerade { " masqueraded" } else { "" }))
+            .collect::<Vec<_>>()
+            .join(", "),
+        other => format!("{other:?}"),
+    }
+}
+
+/// `cases`: from, to, outcome.
+fn check(dataplane: &Dataplane, cases: &[(&str, &str, &str)]) {
+    for (from, to, expected) in cases {
+        assert_eq!(outcome(dataplane, from, to), *expected, "from {from} to {to}");
+    }
+}
+
+#[test]
+fn s15_s16_cluster_ip_masquerades_only_those_that_are_no_pods() {
+    let action = balance(Masquerade::NonPods, &["10.244.1.5:8080", "10.244.2.5:8080"]);
+    let dataplane = dataplane(settings(), [plan(vip(VIP, 80), same(action))]);
+    check(
+        &dataplane,
+        &[
+            (POD, "10.96.0.1:80", "10.244.1.5:8080, 10.244.2.5:8080"),
+            (CLIENT, "10.96.0.1:80", "10.244.1.5:8080 masqueraded, 10.244.2.5:8080 masqueraded"),
+            (NODE, "10.96.0.1:80", "10.244.1.5:8080 masqueraded, 10.244.2.5:8080 masqueraded"),
+        ],
+    );
+}
+
+#[test]
+fn s16_without_a_detector_nobody_is_masqueraded() {
+    let action = balance(Masquerade::NonPods, &["10.244.1.5:8080"]);
+    let without = Settings { cluster_cidrs: Vec::new(), ..settings() };
+    let dataplane = dataplane(without, [plan(vip(VIP, 80), same(action))]);
+    check(&dataplane, &[(CLIENT, "10.96.0.1:80", "10.244.1.5:8080")]);
+}
+
+#[test]
+fn s17_other_ports_of_a_vip_are_refused() {
+    let dataplane = dataplane(settings(), [plan(vip(VIP, 80), same(Action::Drop))]);
+    check(
+        &dataplane,
+        &[
+            (POD, "10.96.0.1:81", "Reject"),
+            (CLIENT, "10.96.0.1:443", "Reject"),
+            (NODE, "10.96.0.1:443", "Reject"),
+            (POD, "10.96.0.99:80", "Pass"),
+        ],
+    );
+}
+
+#[test]
+fn s28_a_vip_that_is_the_nodes_own_address_leaves_its_other_ports_alone() {
+    let action = balance(Masquerade::Always, &["10.244.1.5:8080"]);
+    let dataplane = dataplane(settings(), [plan(vip(NODE, 80), same(action))]);
+    check(
+        &dataplane,
+        &[(CLIENT, "172.30.0.11:80", "10.244.1.5:8080 masqueraded"), (CLIENT, "172.30.0.11:22", "Pass")],
+    );
+}
+
+#[test]
+fn s19_s43_node_ports_answer_on_the_nodes_addresses_and_are_masqueraded() {
+    let action = balance(Masquerade::Always, &["10.244.2.5:8080"]);
+    let dataplane = dataplane(settings(), [plan(node_port(30080), same(action))]);
+    check(
+        &dataplane,
+        &[
+            (CLIENT, "172.30.0.11:30080", "10.244.2.5:8080 masqueraded"),
+            (POD, "172.30.0.11:30080", "10.244.2.5:8080 masqueraded"),
+            (CLIENT, "172.30.0.12:30080", "Pass"),
+            (CLIENT, "172.30.0.11:30081", "Pass"),
+        ],
+    );
+}
+
+#[test]
+fn s27_sources_outside_the_ranges_are_dropped_wherever_they_are() {
+    let mut forwarding = same(balance(Masquerade::Always, &["10.244.1.5:8080"]));
+    forwarding.allowed_sources =
+        Some(vec!["198.51.100.0/29".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+    let mut wrong_family = forwarding.clone();
+    wrong_family.allowed_sources = Some(vec!["2001:db8::/32".parse().unwrap()]);
+    let plans = [plan(vip(VIP, 80), forwarding), plan(vip("10.96.0.2", 80), wrong_family)];
+    check(
+        &dataplane(settings(), plans),
+        &[
+            (CLIENT, "10.96.0.1:80", "10.244.1.5:8080 masqueraded"),
+            ("198.51.100.8", "10.96.0.1:80", "Drop"),
+            (POD, "10.96.0.1:80", "Drop"),
+            (NODE, "10.96.0.1:80", "Drop"),
+            (CLIENT, "10.96.0.2:80", "Drop"),
+        ],
+    );
+}
+
+#[test]
+fn s38_s39_no_endpoints_refuse_and_none_here_is_silent() {
+    let plans = [plan(vip(VIP, 80), same(Action::Reject)), plan(vip("10.96.0.2", 80), same(Action::Drop))];
+    check(
+        &dataplane(settings(), plans),
+        &[
+            (CLIENT, "10.96.0.1:80", "Reject"),
+            (NODE, "10.96.0.1:80", "Reject"),
+            (CLIENT, "10.96.0.2:80", "Drop"),
+        ],
+    );
+}
+
+#[test]
+fn s44_s45_local_policy_keeps_clients_and_short_circuits_pods_and_the_node() {
+    let forwarding = Forwarding {
+        from_cluster: balance(Masquerade::NonPods, &["10.244.1.5:8080", "10.244.2.5:8080"]),
+        from_outside: balance(Masquerade::Never, &["10.244.1.5:8080"]),
+        allowed_sources: None,
+    };
+    let none_here = Forwarding { from_outside: Action::Drop, ..forwarding.clone() };
+    let plans = [plan(vip(VIP, 80), forwarding), plan(node_port(30080), none_here)];
+    check(
+        &dataplane(settings(), plans),
+        &[
+            (CLIENT, "10.96.0.1:80", "10.244.1.5:8080"),
+            (POD, "10.96.0.1:80", "10.244.1.5:8080, 10.244.2.5:8080"),
+            (NODE, "10.96.0.1:80", "10.244.1.5:8080 masqueraded, 10.244.2.5:8080 masqueraded"),
+            (CLIENT, "172.30.0.11:30080", "Drop"),
+            (POD, "172.30.0.11:30080", "10.244.1.5:8080, 10.244.2.5:8080"),
+        ],
+    );
+}
+
+#[test]
+fn s46_a_pod_that_reaches_itself_is_masqueraded() {
+    let mut plan =
+        plan(vip(VIP, 80), same(balance(Masquerade::Never, &["10.244.1.5:8080", "10.244.1.9:8080"])));
+    plan.hairpin = [ip("10.244.1.5"), ip("10.244.1.9")].into();
+    check(
+        &dataplane(settings(), [plan]),
+        &[(POD, "10.96.0.1:80", "10.244.1.5:8080, 10.244.1.9:8080 masqueraded")],
+    );
+}
+
+#[test]
+fn s6_families_are_independent() {
+    let action = balance(Masquerade::NonPods, &["[fd00:10:244:1::5]:8080"]);
+    let dataplane = dataplane(settings(), [plan(vip("fd00:10:96::1", 80), same(action))]);
+    check(
+        &dataplane,
+        &[
+            ("fd00:10:244:1::9", "[fd00:10:96::1]:80", "[fd00:10:244:1::5]:8080"),
+            ("2001:db8::7", "[fd00:10:96::1]:80", "[fd00:10:244:1::5]:8080 masqueraded"),
+            ("2001:db8::7", "[fd00:10:96::1]:81", "Reject"),
+            (CLIENT, "10.96.0.1:80", "Pass"),
+        ],
+    );
+}
+
+#[test]
+fn the_oldest_claim_wins_and_the_next_one_follows() {
+    let (old, new) = (ServiceId::new("z", "old"), ServiceId::new("a", "new"));
+    let of = |backend| Arc::new(plan(vip(VIP, 80), same(balance(Masquerade::Never, &[backend]))));
+    let mut dataplane = Dataplane::new(settings());
+    dataplane.set_service(&new, 2, Some(of("10.244.1.2:80")));
+    dataplane.set_service(&old, 1, Some(of("10.244.1.1:80")));
+    check(&dataplane, &[(POD, "10.96.0.1:80", "10.244.1.1:80")]);
+    dataplane.set_service(&old, 1, None);
+    check(&dataplane, &[(POD, "10.96.0.1:80", "10.244.1.2:80")]);
+    dataplane.set_service(&new, 2, None);
+    check(&dataplane, &[(POD, "10.96.0.1:80", "Pass")]);
+}
+
+/// Programmed is what the kernel has, not what is wanted; a lasting difference in endpoints alone does not withdraw it.
+#[test]
+fn serves_what_was_applied() {
+    let id = ServiceId::new("default", "web");
+    let of = |action| Some(Arc::new(plan(vip(VIP, 80), same(action))));
+    let (one, two) = (&["10.244.1.1:80"][..], &["10.244.1.1:80", "10.244.1.2:80"][..]);
+    let mut dataplane = dataplane(settings(), []);
+    let mut kernel = Kernel::default();
+    dataplane.observed(&kernel.observe());
+    dataplane.set_service(&id, 0, of(balance(Masquerade::Never, one)));
+    let _ = dataplane.steps();
+    assert!(!dataplane.serves(&vip(VIP, 80)), "only planned");
+    kernel.write(&mut dataplane, |_, _| {});
+    assert!(dataplane.serves(&vip(VIP, 80)));
+    assert!(!dataplane.serves(&vip(VIP, 81)));
+    assert!(!dataplane.serves(&node_port(30080)));
+    dataplane.set_service(&id, 0, of(balance(Masquerade::Never, two)));
+    assert!(dataplane.serves(&vip(VIP, 80)), "an endpoint more");
+    dataplane.set_service(&id, 0, of(Action::Reject));
+    assert!(!dataplane.serves(&vip(VIP, 80)), "the kernel still does something else");
+    kernel.write(&mut dataplane, |_, _| {});
+    assert!(dataplane.serves(&vip(VIP, 80)), "it refuses, as asked");
+}
+
+#[test]
+fn a_trace_says_why() {
+    let action = balance(Masquerade::Always, &["10.244.2.5:8080", "10.244.2.6:8080"]);
+    let dataplane = dataplane(settings(), [plan(node_port(30080), same(action))]);
+    let packet = Packet {
+        source: "198.51.100.7:40000".parse().unwrap(),
+        destination: "172.30.0.11:30080".parse().unwrap(),
+        protocol: Protocol::Tcp,
+        from_node: false,
+    };
+    let trace = evaluate(&dataplane.desired(Family::Ipv4), &packet);
+    expect![[r#"
+        services: 172.30.0.11:30080/tcp is in services
+        services: goto masq-pick-2
+        masq-pick-2: marked 0x4000
+        masq-pick-2: goto pick-2
+        pick-2: 2 of 2 draws find an endpoint in endpoints
+        to 10.244.2.5:8080: nat-postrouting: masqueraded
+        to 10.244.2.6:8080: nat-postrouting: masqueraded"#]]
+    .assert_eq(&trace.reasons.join("\n"));
+}
+
+#[test]
+fn the_whole_table_as_text() {
+    let short_circuit = Forwarding {
+        from_cluster: balance(Masquerade::NonPods, &["10.244.1.5:8080", "10.244.2.5:8080"]),
+        from_outside: balance(Masquerade::Never, &["10.244.1.5:8080"]),
+        allowed_sources: Some(vec!["198.51.100.0/24".parse().unwrap()]),
+    };
+    let mut plan = plan(vip("192.0.2.10", 80), short_circuit);
+    plan.hairpin = [ip("10.244.1.5")].into();
+    let text = render(&dataplane(settings(), [plan]));
+    expect![[r#"
+        table ip portolan {
+        	map cluster-services {
+        		type ipv4_addr . inet_proto . inet_service : verdict
+        		elements = {
+        			192.0.2.10 . tcp . 80 : goto cluster-nonpod-pick-2,
+        		}
+        	}
+        	map endpoints {
+        		typeof ip daddr . meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport
+        		elements = {
+        			192.0.2.10 . tcp . 80 . 0 : 10.244.1.5 . 8080,
+        			192.0.2.10 . tcp . 80 . 1048576 : 10.244.1.5 . 8080,
+        			192.0.2.10 . tcp . 80 . 1048577 : 10.244.2.5 . 8080,
+        		}
+        	}
+        	set fw-allow {
+        		type ipv4_addr . inet_proto . inet_service . ipv4_addr
+        		flags interval
+        		elements = {
+        			192.0.2.10 . tcp . 80 . 198.51.100.0-198.51.100.255,
+        		}
+        	}
+        	set fw-vips {
+        		type ipv4_addr . inet_proto . inet_service
+        		elements = {
+        			192.0.2.10 . tcp . 80,
+        		}
+        	}
+        	set hairpin {
+        		type ipv4_addr . ipv4_addr
+        		elements = {
+        			10.244.1.5 . 10.244.1.5,
+        		}
+        	}
+        	map services {
+        		type ipv4_addr . inet_proto . inet_service : verdict
+        		elements = {
+        			192.0.2.10 . tcp . 80 : goto pick-1,
+        		}
+        	}
+        	set vips {
+        		type ipv4_addr
+        		elements = {
+        			192.0.2.10,
+        		}
+        	}
+        	chain cluster-nonpod-pick-2 {
+        		jump mark-nonpods
+        		goto cluster-pick-2
+        	}
+        	chain cluster-pick-2 {
+        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 offset 1048576 map @endpoints
+        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        		drop
+        	}
+        	chain cluster-services {
+        		ip daddr . meta l4proto . th dport vmap @cluster-services
+        		ip daddr @vips dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        	}
+        	chain mark-nonpods {
+        		ip saddr 10.244.0.0/16 return
+        		meta mark set meta mark or 0x00004000
+        	}
+        	chain nat-output {
+        		type nat hook output priority -100
+        		jump source-ranges
+        		jump cluster-services
+        		jump services
+        	}
+        	chain nat-postrouting {
+        		type nat hook postrouting priority 100
+        		meta mark & 0x00004000 == 0x00004000 meta mark set meta mark xor 0x00004000 masquerade fully-random
+        		ip saddr . ip daddr @hairpin masquerade fully-random
+        	}
+        	chain nat-prerouting {
+        		type nat hook prerouting priority -100
+        		jump source-ranges
+        		ip saddr 10.244.0.0/16 jump cluster-services
+        		jump services
+        	}
+        	chain pick-1 {
+        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
+        		drop
+        	}
+        	chain raced {
+        		jump mark-nonpods
+        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
+        		reject
+        	}
+        	chain refuse {
+        		reject
+        	}
+        	chain services {
+        		ip daddr . meta l4proto . th dport vmap @services
+        		ip daddr @vips goto raced
+        	}
+        	chain source-ranges {
+        		ip daddr . meta l4proto . th dport @fw-vips ip daddr . meta l4proto . th dport . ip saddr != @fw-allow drop
+        	}
+        }
+    "#]].assert_eq(text.split("table ip6").next().unwrap());
+}
