@@ -1,3 +1,5 @@
+use std::fmt;
+
 use crate::{Base, Element, Name, Rule, Set};
 
 /// One change to one table. A transaction is a list of them for one [`TableId`](crate::TableId), applied whole or not at all.
@@ -51,4 +53,27 @@ pub enum Command {
     FlushSet {
         set: Name,
     },
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::AddTable => write!(f, "add table"),
+            Command::DeleteTable => write!(f, "delete table"),
+            Command::AddChain { chain, .. } => write!(f, "add chain {chain}"),
+            Command::DeleteChain { chain } => write!(f, "delete chain {chain}"),
+            Command::FlushChain { chain } => write!(f, "flush chain {chain}"),
+            Command::AddRule { chain, .. } => write!(f, "add rule to chain {chain}"),
+            Command::DeleteRule { chain, handle } => write!(f, "delete rule {handle} of chain {chain}"),
+            Command::AddSet { name, .. } => write!(f, "add set {name}"),
+            Command::DeleteSet { name } => write!(f, "delete set {name}"),
+            Command::AddElements { set, elements } => {
+                write!(f, "add {} elements to set {set}", elements.len())
+            }
+            Command::DeleteElements { set, elements } => {
+                write!(f, "delete {} elements of set {set}", elements.len())
+            }
+            Command::FlushSet { set } => write!(f, "flush set {set}"),
+        }
+    }
 }
