@@ -18,6 +18,7 @@ impl From<api::IPAllocation> for Object {
                 None => Value::Invalid,
             }
         })
+        .seen_as(&allocation.metadata, Vec::new())
     }
 }
 

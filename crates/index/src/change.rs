@@ -3,7 +3,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use portolan_api::conditions::object::INVALID;
 use portolan_model::{
     Advertisement, Allocation, EndpointSlice, Name, Node, ObjectId, Peer, Pool, Problem, Service,
@@ -97,6 +97,18 @@ pub struct Object {
     pub(crate) key: Key,
     pub(crate) value: Value,
     pub(crate) problems: Vec<Problem>,
+    pub(crate) seen: Seen,
+}
+
+/// What a writer must know of the original, besides its meaning: which version it saw, and what its status said. The
+/// index does not keep it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    pub uid: String,
+    pub resource_version: String,
+    pub generation: Option<i64>,
+    /// Of Services only those of portolan.dev.
+    pub conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug)]
@@ -121,7 +133,25 @@ impl Object {
     pub fn unreadable(kind: Kind, key: Key, error: &str) -> Object {
         let object = key.object(kind);
         let problem = Problem { object, field: "spec".into(), reason: INVALID, message: error.to_owned() };
-        Object { kind, key, value: Value::Invalid, problems: vec![problem] }
+        Object::new(kind, key, Value::Invalid, vec![problem])
+    }
+
+    pub(crate) fn new(kind: Kind, key: Key, value: Value, problems: Vec<Problem>) -> Object {
+        Object { kind, key, value, problems, seen: Seen::default() }
+    }
+
+    pub(crate) fn seen_as(self, metadata: &ObjectMeta, conditions: Vec<Condition>) -> Object {
+        let seen = Seen {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            generation: metadata.generation,
+            conditions,
+        };
+        Object { seen, ..self }
+    }
+
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     pub fn kind(&self) -> Kind {

@@ -65,7 +65,7 @@ impl Index {
     }
 
     fn insert(&mut self, object: Object, dirty: &mut Dirty) {
-        let Object { kind, key, value, problems } = object;
+        let Object { kind, key, value, problems, seen: _ } = object;
         self.set_problems(kind, &key, problems, dirty);
         match value {
             Value::Service(service) => self.put_service(*service, dirty),

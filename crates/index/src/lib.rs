@@ -25,6 +25,6 @@ mod slice;
 mod slices;
 mod text;
 
-pub use change::{Change, Dirty, Key, Kind, Object};
+pub use change::{Change, Dirty, Key, Kind, Object, Seen};
 pub use index::Index;
 pub use manifest::ManifestError;

@@ -33,7 +33,7 @@ impl From<KubeNode> for Object {
             network_unavailable: network_unavailable(status),
         };
         let problems = problems.into_vec();
-        Object { kind: Kind::Node, key, value: Value::Node(Arc::new(parsed)), problems }
+        Object::new(Kind::Node, key, Value::Node(Arc::new(parsed)), problems)
     }
 }
 
@@ -73,7 +73,7 @@ impl From<KubeServiceCidr> for Object {
         let name: Name = key.name.clone();
         let value = Value::ServiceCidr(Arc::new(ServiceCidr { name, cidrs }));
         let problems = problems.into_vec();
-        Object { kind: Kind::ServiceCidr, key, value, problems }
+        Object::new(Kind::ServiceCidr, key, value, problems)
     }
 }
 

@@ -29,6 +29,7 @@ impl From<api::IPAddressPool> for Object {
         whole(Kind::Pool, Key::of(&pool.metadata), |key, check| {
             Value::Pool(Arc::new(parse_pool(&pool, key, check)))
         })
+        .seen_as(&pool.metadata, pool.status.map_or_else(Vec::new, |status| status.conditions))
     }
 }
 
@@ -37,6 +38,10 @@ impl From<api::Advertisement> for Object {
         whole(Kind::Advertisement, Key::of(&advertisement.metadata), |key, check| {
             Value::Advertisement(Arc::new(parse_advertisement(&advertisement.spec, key, check)))
         })
+        .seen_as(
+            &advertisement.metadata,
+            advertisement.status.map_or_else(Vec::new, |status| status.conditions),
+        )
     }
 }
 
@@ -46,6 +51,7 @@ impl From<api::BGPPeer> for Object {
             Some(peer) => Value::Peer(Arc::new(peer)),
             None => Value::Invalid,
         })
+        .seen_as(&peer.metadata, peer.status.map_or_else(Vec::new, |status| status.conditions))
     }
 }
 
@@ -55,7 +61,7 @@ pub fn whole(kind: Kind, key: Key, parse: impl FnOnce(&Key, &mut Checks) -> Valu
     let value = parse(&key, &mut checks);
     let value = if checks.0.is_empty() { value } else { Value::Invalid };
     let problems = checks.0.into_vec();
-    Object { kind, key, value, problems }
+    Object::new(kind, key, value, problems)
 }
 
 /// Parsers whose complaint is noted with the field's name.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service as KubeService, ServicePort as KubePort, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use portolan_api::conditions::allocation::{REQUEST_AMBIGUOUS, REQUESTED_IP_INVALID};
 use portolan_api::conditions::object::INVALID;
 use portolan_api::service::{IPS, POOL, PROXY_NAME_LABEL};
@@ -29,8 +29,13 @@ impl From<KubeService> for Object {
             None => Value::Ignored,
         };
         let problems = problems.into_vec();
-        Object { kind: Kind::Service, key, value, problems }
+        Object::new(Kind::Service, key, value, problems).seen_as(&service.metadata, our_conditions(&service))
     }
+}
+
+fn our_conditions(service: &KubeService) -> Vec<Condition> {
+    let all = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    all.filter(|condition| condition.type_.starts_with("portolan.dev/")).cloned().collect()
 }
 
 fn parse(service: &KubeService, key: &Key, problems: &mut Problems) -> Option<Service> {

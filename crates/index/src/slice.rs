@@ -18,7 +18,7 @@ impl From<KubeSlice> for Object {
         let mut problems = Problems::new(Kind::EndpointSlice, &key);
         let value = parse(&slice, &key, &mut problems).unwrap_or(Value::Ignored);
         let problems = problems.into_vec();
-        Object { kind: Kind::EndpointSlice, key, value, problems }
+        Object::new(Kind::EndpointSlice, key, value, problems)
     }
 }
 
