@@ -1,0 +1,14 @@
+//! Our kernel interfaces against the real kernel, each test in a network namespace of its own (needs root).
+//!
+//! - `ruleset`: one table with everything we can say; what we write, dump, render and nft(8) lists is the same
+//! - `transactions`: all or nothing, and which command was refused
+//! - `routes`: ours come, change and go; others stay
+
+#[path = "kernel/namespace.rs"]
+mod namespace;
+#[path = "kernel/routes.rs"]
+mod routes;
+#[path = "kernel/ruleset.rs"]
+mod ruleset;
+#[path = "kernel/transactions.rs"]
+mod transactions;
