@@ -16,6 +16,7 @@ pub mod advertise;
 pub mod allocate;
 mod classes;
 pub mod endpoints;
+pub mod linger;
 pub mod peers;
 mod ranges;
 pub mod routes;

@@ -1,0 +1,147 @@
+//! Take-down order: what a Service no longer asks for stays in force while routers may still send to it (A61).
+//!
+//! A frontend that goes while its VIP is announced is kept for [`Linger::HOLD`] after the withdrawal was handed to the
+//! speaker. The wanted plan stays a function of the snapshot; only the moment of removal is decided here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use portolan_model::{Address, Forwarding, Frontend, ServiceId, ServicePlan};
+
+/// Frontends that outlive the wish for them. Call [`plan`](Linger::plan) on each change of a Service's plan and program
+/// what it returns; when [`poll_timeout`](Linger::poll_timeout) has passed, plan the [`due`](Linger::due) Services again.
+#[derive(Debug, Default)]
+pub struct Linger {
+    kept: BTreeMap<ServiceId, BTreeMap<Frontend, Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    forwarding: Forwarding,
+    until: Instant,
+}
+
+impl Linger {
+    /// Two seconds: longer than a router on the same network takes to act on a withdrawal (A61).
+    pub const HOLD: Duration = Duration::from_secs(2);
+
+    /// What to program for a Service now: `wanted`, and those frontends of `programmed` whose VIP `wanted` no longer has
+    /// at all and that is `announced`, or was when they went.
+    pub fn plan(
+        &mut self,
+        id: &ServiceId,
+        programmed: Option<&ServicePlan>,
+        wanted: Option<&ServicePlan>,
+        announced: impl Fn(&IpAddr) -> bool,
+        now: Instant,
+    ) -> Option<ServicePlan> {
+        let has_vip = |plan: &ServicePlan, address| plan.frontends.keys().any(|frontend| frontend.address == address);
+        let mut kept = self.kept.remove(id).unwrap_or_default();
+        for (frontend, forwarding) in programmed.iter().flat_map(|plan| &plan.frontends) {
+            let Address::Vip(ip) = frontend.address else { continue };
+            if !kept.contains_key(frontend) && announced(&ip) {
+                let until = now + Self::HOLD;
+                kept.insert(*frontend, Kept { forwarding: forwarding.clone(), until });
+            }
+        }
+        kept.retain(|frontend, entry| {
+            entry.until > now && wanted.is_none_or(|plan| !has_vip(plan, frontend.address))
+        });
+        let plan = merge(wanted, &kept, programmed);
+        if !kept.is_empty() {
+            self.kept.insert(id.clone(), kept);
+        }
+        plan
+    }
+
+    /// The Services that have a frontend whose time is up.
+    pub fn due(&self, now: Instant) -> Vec<ServiceId> {
+        let is_due = |kept: &BTreeMap<Frontend, Kept>| kept.values().any(|entry| entry.until <= now);
+        self.kept.iter().filter(|(_, kept)| is_due(kept)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// When to ask for [`due`](Linger::due) Services next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.kept.values().flat_map(|kept| kept.values()).map(|entry| entry.until).min()
+    }
+}
+
+fn merge(
+    wanted: Option<&ServicePlan>,
+    kept: &BTreeMap<Frontend, Kept>,
+    programmed: Option<&ServicePlan>,
+) -> Option<ServicePlan> {
+    if kept.is_empty() {
+        return wanted.cloned();
+    }
+    let mut plan = wanted.cloned().unwrap_or_default();
+    plan.frontends.extend(kept.iter().map(|(frontend, entry)| (*frontend, entry.forwarding.clone())));
+    if let Some(programmed) = programmed {
+        let is_kept = |vip: &&IpAddr| kept.keys().any(|frontend| frontend.address == Address::Vip(**vip));
+        plan.vips.extend(programmed.vips.iter().filter(is_kept));
+        plan.hairpin.extend(&programmed.hairpin);
+    }
+    Some(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_model::{Action, Protocol};
+
+    fn frontend(ip: &str) -> Frontend {
+        Frontend { address: Address::Vip(ip.parse().unwrap()), protocol: Protocol::Tcp, port: 80 }
+    }
+
+    fn plan(ips: &[&str]) -> ServicePlan {
+        let forwarding =
+            Forwarding { from_cluster: Action::Reject, from_outside: Action::Reject, allowed_sources: None };
+        ServicePlan {
+            frontends: ips.iter().map(|ip| (frontend(ip), forwarding.clone())).collect(),
+            vips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            hairpin: Default::default(),
+        }
+    }
+
+    fn addresses(plan: Option<&ServicePlan>) -> Vec<String> {
+        plan.iter().flat_map(|plan| plan.frontends.keys()).map(|frontend| frontend.to_string()).collect()
+    }
+
+    #[test]
+    fn a61_an_announced_vip_outlives_its_service_and_then_goes() {
+        let (id, mut linger) = (ServiceId::new("default", "web"), Linger::default());
+        #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
+        let start = Instant::now();
+        let old = plan(&["10.96.0.1", "192.0.2.1"]);
+        let announced = |ip: &IpAddr| ip.to_string() == "192.0.2.1";
+
+        let kept = linger.plan(&id, Some(&old), None, announced, start);
+        assert_eq!(addresses(kept.as_ref()), ["192.0.2.1:80/tcp"]);
+        assert_eq!(kept.as_ref().unwrap().vips.len(), 1);
+        assert_eq!(linger.poll_timeout(), Some(start + Linger::HOLD));
+        assert!(linger.due(start).is_empty());
+
+        // Withdrawn meanwhile, and planned again for another reason: the deadline does not move.
+        let later = start + Linger::HOLD / 2;
+        let kept = linger.plan(&id, kept.as_ref(), None, |_| false, later);
+        assert_eq!(addresses(kept.as_ref()), ["192.0.2.1:80/tcp"]);
+
+        let end = start + Linger::HOLD;
+        assert_eq!(linger.due(end), [id.clone()]);
+        assert_eq!(linger.plan(&id, kept.as_ref(), None, |_| false, end), None);
+        assert_eq!(linger.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a61_a_vip_wanted_again_is_not_kept_apart() {
+        let (id, mut linger) = (ServiceId::new("default", "web"), Linger::default());
+        #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
+        let start = Instant::now();
+        let old = plan(&["192.0.2.1"]);
+        let kept = linger.plan(&id, Some(&old), None, |_| true, start);
+        let again = linger.plan(&id, kept.as_ref(), Some(&old), |_| true, start);
+        assert_eq!(again.as_ref(), Some(&old));
+        assert_eq!(linger.poll_timeout(), None);
+    }
+}
