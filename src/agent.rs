@@ -1,1 +1,77 @@
-//! stub
+//! `portolan agent`: one node's line from the Kubernetes API to the kernel to the routers.
+//!
+//! ```text
+//!   watch ──Change──> Line (index, plans, kernel) ──Intent──> speaker ──SpeakerStatus──┐
+//!                       └──────────LineReport──────────────> report ──> NodeStatus <───┘
+//! ```
+//!
+//! Each task owns one thing; a `watch` channel carries the latest value and nothing points back up.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use portolan_index::{Index, Kind};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::speaker::{self, Intent, SpeakerStatus};
+use crate::{cli, http, watch as kubernetes};
+
+mod announcer;
+mod line;
+mod node_routes;
+mod report;
+
+pub use announcer::Announcer;
+use line::Line;
+
+/// Everything an agent needs to know of the cluster.
+const KINDS: [Kind; 8] = [
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Node,
+    Kind::ServiceCidr,
+    Kind::Pool,
+    Kind::Advertisement,
+    Kind::Peer,
+    Kind::Allocation,
+];
+
+/// Runs until SIGTERM or SIGINT. The kernel keeps its rules and routes when the agent ends.
+///
+/// Fails when the kernel, the configuration or the kubeconfig cannot be used; a cluster that cannot be reached is
+/// waited for.
+pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
+    let config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    let client = kubernetes::client(arguments.api.kubeconfig.as_deref()).await?;
+    let (ready_tx, ready) = watch::channel(Some("waiting for the first complete lists"));
+    if let Some(address) = arguments.http {
+        http::serve(address, ready).await?;
+    }
+
+    let (intent_tx, intent) = watch::channel(Arc::new(Intent::default()));
+    let (status_tx, status) = watch::channel(Arc::new(SpeakerStatus::default()));
+    let (report_tx, line_report) = watch::channel(report::LineReport::default());
+    let index = Index::new(&KINDS);
+    let line = Line::new(&arguments.node_name, config, index, intent_tx.clone(), report_tx, ready_tx).await?;
+
+    let changes = kubernetes::start(&client, &KINDS);
+    let mut speaker = tokio::spawn(speaker::run(intent, &[], status_tx));
+    tokio::spawn(report::run(client, arguments.node_name.clone(), line_report, status));
+
+    tracing::info!(node = arguments.node_name, version = env!("CARGO_PKG_VERSION"), "the agent runs");
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        ended = line.run(changes) => ended.context("the agent's line ended")?,
+        ended = &mut speaker => ended.context("the BGP speaker ended")??,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: the sessions are closed, the kernel keeps its rules");
+    intent_tx.send_modify(|intent| Arc::make_mut(intent).shutdown = Some("portolan agent stops".into()));
+    speaker.await.context("the BGP speaker ended")?
+}

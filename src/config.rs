@@ -86,3 +86,10 @@ impl Config {
         serde_saphyr::from_str(&text).with_context(|| format!("config file {}", path.display()))
     }
 }
+
+impl From<&Classes> for portolan_plan::Classes {
+    fn from(classes: &Classes) -> Self {
+        let names = std::iter::once(&classes.own).chain(&classes.accept);
+        portolan_plan::Classes { names: names.map(|name| name.as_str().into()).collect(), default: classes.default }
+    }
+}

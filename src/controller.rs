@@ -1,1 +1,2 @@
 //! stub
+pub async fn command(_: crate::cli::Controller) -> anyhow::Result<()> { anyhow::bail!("not yet") }

@@ -14,6 +14,11 @@ pub fn yaml() -> anyhow::Result<String> {
     Ok(stream)
 }
 
+pub fn run() -> anyhow::Result<()> {
+    print!("{}", yaml()?);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect_file;

@@ -1,1 +1,49 @@
-fn main() {}
+//! `portolan`: parses the command line and runs one command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use portolan::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.log_json);
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portolan: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(json: bool) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.init() }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Plan(arguments) => portolan::offline::run(&arguments),
+        Command::Crds => portolan::crds::run(),
+        command => runtime()?.block_on(run_on_cluster(command)),
+    }
+}
+
+async fn run_on_cluster(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Agent(arguments) => portolan::agent::run(arguments).await,
+        Command::Controller(arguments) => portolan::controller::command(arguments).await,
+        Command::Status(arguments) => portolan::status::run(arguments).await,
+        Command::Cleanup => portolan::dataplane::cleanup().await,
+        Command::Plan(_) | Command::Crds => unreachable!("run without a runtime"),
+    }
+}
+
+/// Two workers: the agent is a line of a few tasks, and one of them holds the kernel.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}

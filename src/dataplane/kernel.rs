@@ -1,0 +1,62 @@
+//! Our two tables in the kernel: observed, written, removed.
+
+use anyhow::Context;
+use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
+use portolan_model::Family;
+use portolan_nft::{Command, Dumped};
+
+use super::nft::NftSocket;
+
+/// Blocks: the kernel does a transaction while it is sent.
+pub struct Kernel {
+    socket: NftSocket,
+}
+
+impl Kernel {
+    /// In the network namespace of the calling thread.
+    pub fn open() -> anyhow::Result<Kernel> {
+        Ok(Kernel { socket: NftSocket::open().context("nf_tables socket")? })
+    }
+
+    /// Reads both tables whole: for the start and after a failure, never for a change.
+    pub fn observe(&mut self) -> anyhow::Result<KernelState> {
+        Ok(KernelState { ipv4: self.dump(Family::Ipv4)?, ipv6: self.dump(Family::Ipv6)? })
+    }
+
+    /// One transaction: done whole, or an error and nothing done.
+    pub fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
+        self.socket.commit(&step.table(), &step.commands()).with_context(|| format!("table {}", step.table()))
+    }
+
+    /// Writes all that `dataplane` has left to write, and returns the number of transactions. After an error `dataplane` needs
+    /// an observation before it goes on; what was written stays.
+    pub fn write(&mut self, dataplane: &mut Dataplane) -> anyhow::Result<usize> {
+        let steps = dataplane.steps();
+        for step in &steps {
+            self.apply(step).inspect_err(|_| dataplane.failed())?;
+            dataplane.applied(step);
+        }
+        Ok(steps.len())
+    }
+
+    /// Removes both tables, and with them everything of ours in nf_tables.
+    pub fn cleanup(&mut self) -> anyhow::Result<()> {
+        for family in Family::ALL {
+            let table = table_id(family);
+            let commands = [Command::AddTable, Command::DeleteTable];
+            self.socket.commit(&table, &commands).with_context(|| format!("delete table {table}"))?;
+        }
+        Ok(())
+    }
+
+    /// Changes with every transaction of anyone in this network namespace.
+    pub fn generation(&mut self) -> anyhow::Result<u32> {
+        Ok(self.socket.generation()?)
+    }
+
+    fn dump(&mut self, family: Family) -> anyhow::Result<Option<Dumped>> {
+        let table = table_id(family);
+        let dumped = self.socket.dump_table(&table).with_context(|| format!("read table {table}"))?;
+        Ok(dumped.map(|(dumped, _)| dumped))
+    }
+}
