@@ -110,7 +110,7 @@ fn build(module: &Path, name: &str, ldflags: &str) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&partial)?;
     eprintln!("building {name} from its Go module (once; minutes) into {}", finished.display());
     let mut command = Command::new("go");
-    command.args(["build", "-trimpath", "-ldflags", ldflags, "-o"]).arg(&partial).arg("tool");
+    command.args(["build", "-ldflags", ldflags, "-o"]).arg(&partial).arg("tool");
     command.current_dir(module).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").stdin(Stdio::null());
     watch_build(command, name)?;
     fs::rename(&partial, &finished)?;

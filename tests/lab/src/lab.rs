@@ -69,6 +69,7 @@ impl Lab {
         let dir = folder(&options.prefix);
         reap(&options.prefix).await?;
         std::fs::create_dir_all(dir.join("logs")).with_context(|| dir.display().to_string())?;
+        std::fs::write(pid_file(&options.prefix), std::process::id().to_string())?;
         let mut guard = spawn_reaper(&options.prefix, Stdio::piped())?;
         let mut site = Site::new(&options, dir, &binaries);
         match bring_up(&options, &site, &binaries, &mut clock).await {
@@ -161,14 +162,19 @@ pub fn folder(prefix: &str) -> PathBuf {
     PathBuf::from(LABS).join(prefix)
 }
 
-/// Removes what a lab of this prefix may have left, processes first.
-pub async fn reap(prefix: &str) -> anyhow::Result<()> {
+/// The number of the process that holds it.
+pub fn pid_file(prefix: &str) -> PathBuf {
+    folder(prefix).join("pid")
+}
+
+/// Removes what a lab of this prefix may have left, processes first; whether there was anything.
+pub async fn reap(prefix: &str) -> anyhow::Result<bool> {
     if netns::list(&format!("{prefix}-")).is_empty() && !folder(prefix).exists() {
-        return Ok(());
+        return Ok(false);
     }
     let _ = std::fs::remove_file(folder(prefix).join("keep"));
     spawn_reaper(prefix, Stdio::null())?.wait().await?;
-    Ok(())
+    Ok(true)
 }
 
 fn spawn_reaper(prefix: &str, input: Stdio) -> anyhow::Result<Child> {

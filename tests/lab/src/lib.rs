@@ -14,6 +14,8 @@
 
 pub mod binaries;
 pub mod control_plane;
+pub mod demo;
+pub mod held;
 pub mod kubelet;
 pub mod lab;
 pub mod monitor;

@@ -1,6 +1,6 @@
 //! Portolan's own processes. The lab has no images to run, so it starts what the chart's pods would: the agent in each node's
 //! namespace, the controllers beside the control plane; with tokens of the chart's service accounts, so that its roles are
-//! proved, and with the configuration that the chart rendered.
+//! proved, with the capabilities its containers have, and with the configuration that it rendered.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,9 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, PostParams};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
 
 use crate::control_plane::api_from_nodes;
 use crate::netns::Namespace;
@@ -23,6 +26,8 @@ use crate::site::Site;
 pub const NAMESPACE: &str = "portolan-system";
 const CONFIG_MAP: &str = "portolan";
 const TOKEN_SECS: i64 = 24 * 3600;
+/// What the chart's DaemonSet adds: NET_BIND_SERVICE, NET_ADMIN, NET_RAW (linux/capability.h). The controller has none.
+const AGENT_CAPABILITIES: &[i32] = &[10, 12, 13];
 const ORDERLY_END: Duration = Duration::from_secs(30);
 
 /// The product's processes, by name: `agent-n1`, `controller-1`.
@@ -62,7 +67,7 @@ impl Product {
         let name = format!("agent-{node}");
         let files = self.files(&name, "portolan-agent").await?;
         let ns = self.site.ns(node)?;
-        self.start(&name, &ns, &["agent".into(), format!("--node-name={node}")], &files)
+        self.start(&name, &ns, AGENT_CAPABILITIES, &["agent".into(), format!("--node-name={node}")], &files)
     }
 
     pub async fn start_controller(&mut self, number: u8) -> anyhow::Result<()> {
@@ -70,13 +75,32 @@ impl Product {
         let files = self.files(&name, "portolan-controller").await?;
         let ns = self.site.ns("cp")?;
         let bootstrap = format!("--bootstrap={}", files.join("objects.yaml").display());
-        self.start(&name, &ns, &["controller".into(), format!("--identity={name}"), bootstrap], &files)
+        self.start(&name, &ns, &[], &["controller".into(), format!("--identity={name}"), bootstrap], &files)
     }
 
-    /// `kill -9` of `agent-n1`, `controller-2`, …
+    /// By name: `agent-n1`, `controller-2`.
+    pub async fn start_named(&mut self, name: &str) -> anyhow::Result<()> {
+        let number = |name: &str| name.strip_prefix("controller-").and_then(|number| number.parse().ok());
+        match (name.strip_prefix("agent-"), number(name)) {
+            (Some(node), _) => self.start_agent(node).await,
+            (None, Some(number)) => self.start_controller(number).await,
+            (None, None) => bail!("{name:?} is neither agent-<node> nor controller-<number>"),
+        }
+    }
+
+    /// `kill -9` of `agent-n1`, `controller-2`, …; also of one that another process of this lab started.
     pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
-        self.taken(name)?.kill().await?;
-        Ok(())
+        match self.running.remove(name) {
+            Some(mut daemon) => daemon.kill().await.map(drop),
+            None => {
+                let pids = self.site.product_pids();
+                let (_, pid) = pids
+                    .iter()
+                    .find(|(other, _)| other == name)
+                    .with_context(|| format!("{name} does not run"))?;
+                kill(Pid::from_raw(*pid), Signal::SIGKILL).with_context(|| format!("kill {name}"))
+            }
+        }
     }
 
     /// SIGTERM; how it ended.
@@ -113,24 +137,31 @@ impl Product {
         self.running.remove(name).with_context(|| format!("{name} does not run"))
     }
 
-    fn start(&mut self, name: &str, ns: &Namespace, args: &[String], files: &Path) -> anyhow::Result<()> {
-        if let Some(mut old) = self.running.remove(name)
-            && old.exited().is_none()
-        {
-            self.running.insert(name.into(), old);
+    fn start(
+        &mut self,
+        name: &str,
+        ns: &Namespace,
+        capabilities: &'static [i32],
+        args: &[String],
+        files: &Path,
+    ) -> anyhow::Result<()> {
+        if self.site.product_pids().iter().any(|(other, _)| other == name) {
             bail!("{name} runs already");
         }
         let mut command = ns.command(binary()?)?;
+        keep_capabilities(&mut command, capabilities);
         command.args(args);
         command.arg(format!("--kubeconfig={}", files.join("kubeconfig").display()));
         command.arg(format!("--config={}", files.join("config.yaml").display()));
-        self.running.insert(name.into(), Daemon::start(command, name, &self.site.logs())?);
+        let daemon = Daemon::start(command, name, &self.site.logs())?;
+        std::fs::write(files.join("pid"), daemon.pid().to_string())?;
+        self.running.insert(name.into(), daemon);
         Ok(())
     }
 
     /// What a pod of the chart would find mounted: a kubeconfig with a token of `account`, and the keys of the ConfigMap.
     async fn files(&self, name: &str, account: &str) -> anyhow::Result<PathBuf> {
-        let dir = self.site.dir().join("product").join(name);
+        let dir = self.site.product_dir().join(name);
         std::fs::create_dir_all(&dir)?;
         let token = self.token(account).await?;
         let ca = self.site.dir().join("ca.crt");
@@ -153,6 +184,23 @@ impl Product {
         let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
         let answer = answer.with_context(|| format!("token of service account {NAMESPACE}/{account}"))?;
         Ok(answer.status.context("token request without an answer")?.token)
+    }
+}
+
+/// The process will be root with these capabilities and no others, and can never gain one, as in its container.
+fn keep_capabilities(command: &mut Command, keep: &'static [i32]) {
+    // SAFETY: prctl is a plain system call; nothing is allocated and no lock is taken between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            for capability in (0..64).filter(|capability| !keep.contains(capability)) {
+                // Fails for numbers that this kernel does not know.
+                libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            }
+            match libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
     }
 }
 

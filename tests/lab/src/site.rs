@@ -125,6 +125,28 @@ impl Site {
         &self.helm
     }
 
+    /// One folder per process of the product: its kubeconfig, its configuration, its number in `pid`.
+    pub fn product_dir(&self) -> PathBuf {
+        self.dir.join("product")
+    }
+
+    /// The product's running processes, whichever process started them: name and number.
+    pub fn product_pids(&self) -> Vec<(String, i32)> {
+        let folders = std::fs::read_dir(self.product_dir()).into_iter().flatten().flatten();
+        let mut running: Vec<(String, i32)> = folders
+            .filter_map(|folder| {
+                let pid = std::fs::read_to_string(folder.path().join("pid")).ok()?;
+                // A number may have gone to another process; its kubeconfig, named in its arguments, is only ours.
+                let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                let folder_name = folder.path().display().to_string();
+                String::from_utf8_lossy(&command_line).contains(&folder_name).then_some(())?;
+                Some((folder.file_name().into_string().ok()?, pid.parse().ok()?))
+            })
+            .collect();
+        running.sort();
+        running
+    }
+
     /// Leaves the logs when the lab is removed.
     pub fn keep_logs(&self) {
         let _ = std::fs::write(self.dir.join("keep"), "");

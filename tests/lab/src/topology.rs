@@ -71,6 +71,10 @@ const FORWARDING: &[(&str, &str)] = &[
 
 /// Makes every namespace and wire of a lab with `nodes` nodes.
 pub async fn build(prefix: &str, nodes: u8) -> anyhow::Result<()> {
+    if !std::path::Path::new("/proc/sys/net/bridge").exists() {
+        // Where this fails, the setting that needs the module says so.
+        let _ = tokio::process::Command::new("modprobe").arg("br_netfilter").status().await;
+    }
     let names: Vec<String> = (1..=nodes).map(|n| format!("n{n}")).collect();
     let mut batch = String::new();
     for name in ["fabric", "router", "client", "cp"].into_iter().chain(names.iter().map(String::as_str)) {

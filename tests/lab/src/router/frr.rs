@@ -57,6 +57,7 @@ struct Neighbour {
 }
 
 fn configuration() -> String {
+    // Of a link-local and a global next hop FRR takes the first, which says less about whose it is.
     format!(
         "hostname router
 router bgp {ROUTER_ASN}
@@ -75,8 +76,11 @@ router bgp {ROUTER_ASN}
  exit-address-family
  address-family ipv6 unicast
   neighbor nodes activate
+  neighbor nodes route-map global in
   maximum-paths 16
  exit-address-family
+route-map global permit 10
+ set ipv6 next-hop prefer-global
 ",
         id = ROUTER.v4
     )

@@ -1,0 +1,40 @@
+# Recipes are the CI: .ci/run calls these.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+# The router of the demo: bird or frr.
+ROUTER ?= bird
+FUZZ_SECONDS ?= 60
+
+bin := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug
+lab := $(bin)/portolan-lab
+
+.PHONY: setup build demo demo-down test lint fuzz
+
+setup: ## install packages, build the lab, build Kubernetes and Helm (once per version, into the user's cache)
+	tests/lab/setup.sh
+	cargo build --locked -p portolan-lab
+	$(lab) binaries
+
+build: ## build the product and the lab
+	cargo build --locked
+
+demo: setup build ## a cluster with a router and a client: install, expose, ask; it stays up. ROUTER=frr takes FRR
+	$(lab) demo --router $(ROUTER)
+
+demo-down: ## remove every trace of the demo
+	@if [ -x $(lab) ]; then $(lab) down; else cargo run --locked -q -p portolan-lab -- down; fi
+
+test: setup ## every test; those in the lab need root
+	cargo test --locked --workspace
+
+lint: ## formatting, clippy, cargo-deny
+	.ci/lint
+
+fuzz: ## each fuzz target for a minute
+	fuzz=$$(.ci/cargo-tool cargo-fuzz 0.13.2); \
+	for target in tests/fuzz/fuzz_targets/*.rs; do \
+	  RUSTC_BOOTSTRAP=1 $$fuzz run --fuzz-dir tests/fuzz --sanitizer none $$(basename $$target .rs) -- \
+	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 </dev/null; \
+	done
