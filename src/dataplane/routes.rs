@@ -207,3 +207,77 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(list: &[(&str, &str)]) -> BTreeMap<IpNet, IpAddr> {
+        list.iter().map(|(prefix, next_hop)| (prefix.parse().unwrap(), next_hop.parse().unwrap())).collect()
+    }
+
+    fn address(address: &str, on_link: &str) -> NodeAddress {
+        let host_scope = on_link == "127.0.0.0/8";
+        NodeAddress {
+            address: address.parse().unwrap(),
+            on_link: on_link.parse().unwrap(),
+            interface: 2,
+            host_scope,
+        }
+    }
+
+    #[test]
+    fn only_neighbours_are_next_hops() {
+        let addresses = [
+            address("127.0.0.1", "127.0.0.0/8"),
+            address("192.0.2.1", "192.0.2.0/24"),
+            address("fd00:1::1", "fd00:1::/64"),
+            // the other end of a point-to-point link
+            address("10.9.0.1", "10.9.0.2/32"),
+        ];
+        let all = routes(&[
+            ("10.244.1.0/24", "192.0.2.2"),
+            ("10.244.2.0/24", "198.51.100.2"),
+            ("10.244.3.0/24", "127.0.0.2"),
+            ("10.244.4.0/24", "192.0.2.1"),
+            ("10.244.5.0/24", "10.9.0.2"),
+            ("10.244.6.0/24", "fd00:1::2"),
+            ("fd00:244:1::/64", "fd00:1::2"),
+            ("fd00:244:2::/64", "fd00:2::2"),
+        ]);
+        let reachable = routes(&[
+            ("10.244.1.0/24", "192.0.2.2"),
+            ("10.244.5.0/24", "10.9.0.2"),
+            ("fd00:244:1::/64", "fd00:1::2"),
+        ]);
+        assert_eq!(on_link(&all, &addresses), reachable);
+        assert_eq!(on_link(&all, &[]), BTreeMap::new());
+    }
+
+    #[test]
+    fn the_difference_is_replaced_added_and_deleted() {
+        let prefix = |i: u8| IpNet::new([10, 244, i, 0].into(), 24).unwrap();
+        let hop = |i: u8| IpAddr::from([192, 0, 2, i]);
+        let ours = |i, next_hop| Observed { prefix: prefix(i), metric: METRIC, next_hop };
+        let actual = [
+            ours(1, Some(hop(1))),
+            ours(2, Some(hop(9))),
+            ours(3, None),
+            ours(4, Some(hop(4))),
+            Observed { prefix: prefix(1), metric: 5, next_hop: Some(hop(1)) },
+        ];
+        let desired = [1, 2, 3, 5].map(|i| (prefix(i), hop(i))).into();
+        let replace = |i| Step::Replace { prefix: prefix(i), next_hop: hop(i) };
+        assert_eq!(
+            diff(&actual, &desired),
+            [
+                replace(2),
+                replace(3),
+                Step::Add { prefix: prefix(5), next_hop: hop(5) },
+                Step::Delete { prefix: prefix(4), metric: METRIC },
+                Step::Delete { prefix: prefix(1), metric: 5 },
+            ]
+        );
+        assert_eq!(diff(&[], &BTreeMap::new()), []);
+    }
+}

@@ -37,3 +37,6 @@ pub use table::{
     Base, Chain, ChainKind, Dumped, DumpedChain, DumpedRule, Hook, Name, Rule, Set, Table, TableFamily,
     TableId, ValueType,
 };
+
+#[cfg(test)]
+mod tests;

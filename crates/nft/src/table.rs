@@ -75,7 +75,7 @@ pub struct Set {
     /// Of elements that bring none, in whole seconds.
     pub timeout: Option<Duration>,
     pub size: Option<u32>,
-    /// At most 128 bytes.
+    /// At most 128 bytes, without double quotes and control characters.
     pub comment: Option<Name>,
 }
 
@@ -88,7 +88,7 @@ pub enum ValueType {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     pub statements: Vec<Statement>,
-    /// At most 128 bytes.
+    /// At most 128 bytes, without double quotes and control characters.
     pub comment: Option<Name>,
 }
 

@@ -111,7 +111,8 @@ fn write_elements(
     elements: &[Element],
 ) -> fmt::Result {
     let mut sorted: Vec<_> = elements.iter().collect();
-    sorted.sort();
+    // where two ranges of one field touch, the end of one comes before the start of the other
+    sorted.sort_by_key(|element| (&element.key, !is_end(element), *element));
     if sorted.is_empty() {
         return Ok(());
     }
