@@ -1,0 +1,270 @@
+//! One cluster for all tests, with the chart installed and every process of ours running, and workloads by name.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use portolan_lab::netns::Namespace;
+use portolan_lab::topology::node_address;
+use portolan_lab::{Lab, Router, testing, wait_for};
+use serde_json::{Value, json};
+
+pub const NODES: u8 = 3;
+/// Long enough for a loaded machine: a condition that takes this long will not come.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const VALUES: &str = r#"
+apiServer: { host: 10.9.0.10, port: 6443 }
+nodeRoutes: api
+proxy: { clusterCIDRs: [10.244.0.0/16, "fd44::/48"] }
+pools:
+  default: { addresses: [192.0.2.10-192.0.2.250, "2001:db8:1::/112"], reuseDelay: 1s }
+bgp:
+  asn: 64512
+  peers: { tor: { address: 10.9.0.254, asn: 64500, connectTime: 1s } }
+advertise: { sources: [LoadBalancerIP, PodCIDR] }
+"#;
+
+/// The shared cluster, whole: three agents with their sessions, two controllers.
+pub struct Cluster {
+    pub lab: &'static Lab,
+    pub client: Client,
+    /// Kubernetes namespace of this test's workloads.
+    pub namespace: String,
+}
+
+/// Runs a test on the whole cluster, in a Kubernetes namespace of its own that is deleted after it.
+pub fn test(name: &str, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) {
+    testing::in_lab(name, async |lab| {
+        let cluster = Cluster { lab, client: lab.client(), namespace: name.replace('_', "-") };
+        cluster.make_whole().await?;
+        cluster.make_namespace().await?;
+        body(&cluster).await?;
+        cluster.delete_namespace().await
+    });
+}
+
+impl Cluster {
+    /// Whatever an earlier test stopped runs again.
+    async fn make_whole(&self) -> anyhow::Result<()> {
+        let mut product = self.lab.product.lock().await;
+        if !self.is_installed().await? {
+            product.helm_install(VALUES).await?;
+        }
+        for name in ["agent-n1", "agent-n2", "agent-n3", "controller-1", "controller-2"] {
+            if product.pid(name).is_none() {
+                product.start_named(name).await?;
+            }
+        }
+        product.check()?;
+        drop(product);
+        self.sessions_of(&[1, 2, 3]).await
+    }
+
+    async fn is_installed(&self) -> anyhow::Result<bool> {
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+            Api::namespaced(self.client.clone(), portolan_lab::product::NAMESPACE);
+        Ok(accounts.get_opt("portolan-agent").await?.is_some())
+    }
+
+    /// Waits until exactly these nodes have sessions with the router.
+    pub async fn sessions_of(&self, nodes: &[u8]) -> anyhow::Result<()> {
+        let wanted: BTreeSet<IpAddr> = nodes.iter().map(|node| node_address(*node).v4.into()).collect();
+        wait_for(&format!("the router has sessions with nodes {nodes:?}"), PATIENCE, async || {
+            let established = self.router().await.established().await?;
+            Ok(if established == wanted { Ok(()) } else { Err(format!("{established:?}")) })
+        })
+        .await
+    }
+
+    pub async fn router(&self) -> Router {
+        self.lab.router().await
+    }
+
+    /// Waits until the router's kernel has `prefix` by exactly these nodes; none = no such route.
+    pub async fn routed_by(&self, prefix: &str, nodes: &[u8]) -> anyhow::Result<()> {
+        let wanted: BTreeSet<IpAddr> = nodes.iter().map(|node| next_hop(prefix, *node)).collect();
+        wait_for(&format!("the router has {prefix} by nodes {nodes:?}"), PATIENCE, async || {
+            let routes = self.router().await.routes(prefix).await?;
+            Ok(if routes == wanted { Ok(()) } else { Err(format!("next hops {routes:?}")) })
+        })
+        .await
+    }
+
+    pub fn ns(&self, name: &str) -> anyhow::Result<Namespace> {
+        self.lab.ns(name)
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn make_namespace(&self) -> anyhow::Result<()> {
+        let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
+        let object = serde_json::from_value(json!({ "metadata": { "name": self.namespace } }))?;
+        namespaces.create(&PostParams::default(), &object).await.context("the test's namespace")?;
+        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = self.api();
+        wait_for("the namespace has its service account", PATIENCE, async || {
+            Ok(accounts.get_opt("default").await?.ok_or("none"))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn delete_namespace(&self) -> anyhow::Result<()> {
+        let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await.context("the test's namespace")?;
+        Ok(())
+    }
+
+    /// A Deployment `name` of `replicas` pods, on one node where `node` names it; returns when all are ready.
+    pub async fn deploy(&self, name: &str, replicas: u8, node: Option<u8>) -> anyhow::Result<()> {
+        let selector = node.map(|node| json!({ "kubernetes.io/hostname": format!("n{node}") }));
+        // One pod to a node as far as it goes, so that every node has its share.
+        let spread = json!([{
+            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": { "app": name } },
+        }]);
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "spec": {
+                "replicas": replicas,
+                "selector": { "matchLabels": { "app": name } },
+                "template": {
+                    "metadata": { "labels": { "app": name } },
+                    "spec": {
+                        "nodeSelector": selector,
+                        "topologySpreadConstraints": spread,
+                        "containers": [{ "name": "server", "image": "server" }],
+                    },
+                },
+            },
+        }))?;
+        self.api::<Deployment>().create(&PostParams::default(), &deployment).await.context("the Deployment")?;
+        self.ready(name, replicas).await
+    }
+
+    /// Waits until the Deployment has exactly this many pods, all of them ready.
+    pub async fn ready(&self, name: &str, replicas: u8) -> anyhow::Result<()> {
+        let deployments = self.api::<Deployment>();
+        wait_for(&format!("Deployment {name} has {replicas} ready pods"), PATIENCE, async || {
+            let status = deployments.get_status(name).await?.status.unwrap_or_default();
+            let counts = (status.ready_replicas.unwrap_or_default(), status.replicas.unwrap_or_default());
+            let wanted = i32::from(replicas);
+            Ok(if counts == (wanted, wanted) { Ok(()) } else { Err(format!("(ready, all) = {counts:?}")) })
+        })
+        .await
+    }
+
+    pub async fn scale(&self, name: &str, replicas: u8) -> anyhow::Result<()> {
+        let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
+        self.api::<Deployment>().patch(name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Names of the Deployment's pods, in order.
+    pub async fn pods(&self, name: &str) -> anyhow::Result<Vec<Pod>> {
+        let list = self.api::<Pod>().list(&ListParams::default().labels(&format!("app={name}"))).await?;
+        let mut pods = list.items;
+        pods.sort_by_key(|pod| pod.name_any());
+        Ok(pods)
+    }
+
+    /// A Service `name` for the Deployment of that name; `spec` is laid over port 80/TCP of type LoadBalancer.
+    pub async fn expose(&self, name: &str, spec: Value) -> anyhow::Result<Service> {
+        let mut object = json!({
+            "metadata": { "name": name },
+            "spec": { "type": "LoadBalancer", "selector": { "app": name }, "ports": [{ "port": 80 }] },
+        });
+        merge(&mut object, json!({ "spec": spec }));
+        self.create_service(object).await
+    }
+
+    pub async fn create_service(&self, object: Value) -> anyhow::Result<Service> {
+        let service: Service = serde_json::from_value(object)?;
+        Ok(self.api::<Service>().create(&PostParams::default(), &service).await?)
+    }
+
+    pub async fn delete_service(&self, name: &str) -> anyhow::Result<()> {
+        self.api::<Service>().delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Waits for the load-balancer IPs, in the order of the Service's families.
+    pub async fn external_ips(&self, name: &str) -> anyhow::Result<Vec<IpAddr>> {
+        let services = self.api::<Service>();
+        wait_for(&format!("Service {name} has its addresses"), PATIENCE, async || {
+            let service = services.get(name).await?;
+            let ips = ingress(&service);
+            let families = service.spec.and_then(|spec| spec.ip_families).unwrap_or_default();
+            let conditions = service.status.and_then(|status| status.conditions);
+            let is_whole = !ips.is_empty() && ips.len() == families.len();
+            Ok(if is_whole { Ok(ips) } else { Err(format!("{ips:?}, conditions {conditions:?}")) })
+        })
+        .await
+    }
+
+    pub async fn external_ip(&self, name: &str) -> anyhow::Result<IpAddr> {
+        Ok(self.external_ips(name).await?[0])
+    }
+
+    /// Waits until every node's kernel sends the Service's first port to `count` endpoints or more: the agents followed.
+    pub async fn endpoints(&self, name: &str, count: usize) -> anyhow::Result<()> {
+        let slices = self.api::<EndpointSlice>();
+        let labelled = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+        wait_for(&format!("Service {name} has {count} ready endpoints"), PATIENCE, async || {
+            let all = slices.list(&labelled).await?;
+            let is_ready = |endpoint: &&k8s_openapi::api::discovery::v1::Endpoint| {
+                endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true)
+            };
+            let ready = all.items.iter().map(|s| s.endpoints.iter().filter(is_ready).count()).sum::<usize>();
+            Ok(if ready == count { Ok(()) } else { Err(format!("{ready} are ready")) })
+        })
+        .await
+    }
+}
+
+/// The addresses that the Service's status shows.
+pub fn ingress(service: &Service) -> Vec<IpAddr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    ingress.filter_map(|entry| entry.ip.as_ref()?.parse().ok()).collect()
+}
+
+pub fn cluster_ip(service: &Service) -> anyhow::Result<IpAddr> {
+    let spec = service.spec.as_ref().context("spec")?;
+    Ok(spec.cluster_ip.as_ref().context("clusterIP")?.parse()?)
+}
+
+pub fn node_port(service: &Service) -> anyhow::Result<u16> {
+    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).context("spec.ports")?;
+    Ok(u16::try_from(ports[0].node_port.context("nodePort")?)?)
+}
+
+pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+fn next_hop(prefix: &str, node: u8) -> IpAddr {
+    let address = node_address(node);
+    if prefix.contains(':') { address.v6.into() } else { address.v4.into() }
+}
+
+/// JSON merge (RFC 7386) without deletions.
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            from.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
+        }
+        (into, from) => *into = from,
+    }
+}

@@ -1,0 +1,19 @@
+//! The real binary on three nodes: kube-apiserver, controllers, routers, packets. Needs root; see CONTRIBUTING.md.
+//!
+//! - `fixture`: the cluster that all tests share, and workloads of a test's own.
+//! - `forwarding`: what clients, pods and nodes reach by which address.
+//! - `announcing`: what the router learns, and in which order things go.
+//! - `scaling`: requests without pause while endpoints come and go.
+//! - `restarts`: agents, controllers and the API server die and return.
+//! - `routers`: the same with FRR in BIRD's place.
+//! - `bad_input`: one clear sentence, and nothing else lost.
+//! - `commands`: status, cleanup, crds as an operator runs them.
+
+mod announcing;
+mod bad_input;
+mod commands;
+mod fixture;
+mod forwarding;
+mod restarts;
+mod routers;
+mod scaling;

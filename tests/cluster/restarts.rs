@@ -1,0 +1,113 @@
+//! Agents, controllers and the API server die and return; traffic and addresses stay.
+
+use anyhow::Context;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::Api;
+use portolan_lab::monitor::Monitor;
+use portolan_lab::probe::{Connection, Requests};
+use portolan_lab::product::NAMESPACE;
+use portolan_lab::{probe, wait_for};
+use serde_json::json;
+
+use crate::fixture::{PATIENCE, at, cluster_ip, test};
+
+#[test]
+fn s74_kill_9_of_an_agent_stops_no_connection_and_its_restart_writes_nothing() {
+    test("s74-kill-9", async |cluster| {
+        cluster.deploy("web", 3, None).await?;
+        let service = cluster.expose("web", json!({})).await?;
+        let (ip, vip) = (cluster_ip(&service)?, cluster.external_ip("web").await?);
+        cluster.routed_by(&vip.to_string(), &[1, 2, 3]).await?;
+        cluster.endpoints("web", 3).await?;
+        let n1 = cluster.ns("n1")?;
+        let mut open = Connection::open(&n1, at(ip, 80)).await?;
+        open.ask().await?;
+        let from_node = Requests::start(&n1, at(ip, 80), 50);
+        let pod = cluster.pods("web").await?.remove(0).metadata.name.unwrap_or_default();
+        let from_pod = Requests::start(&cluster.lab.pod_ns(&cluster.namespace, &pod)?, at(ip, 80), 50);
+
+        let rules = Monitor::nftables(&n1).await?;
+        cluster.lab.product.lock().await.kill("agent-n1").await?;
+        // Clients outside go by the other nodes.
+        cluster.routed_by(&vip.to_string(), &[2, 3]).await?;
+        let outside = probe::many(&cluster.ns("client")?, at(vip, 80), 30).await;
+        assert_eq!(outside.answered, 30, "{outside:?}");
+        open.ask().await.context("a connection that was open")?;
+
+        cluster.lab.product.lock().await.start_agent("n1").await?;
+        cluster.routed_by(&vip.to_string(), &[1, 2, 3]).await?;
+        // It announces, so it has compared everything; it found nothing to write.
+        let written = rules.lines();
+        assert!(written.is_empty(), "the restart wrote {:?}", written);
+
+        open.ask().await.context("a connection that was open")?;
+        for (who, requests) in [("node", from_node), ("pod", from_pod)] {
+            let tally = requests.stop().await?;
+            assert!(tally.failures.is_empty() && tally.answered > 20, "from the {who}: {tally:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a06_the_leader_is_killed_and_the_other_controller_goes_on() {
+    test("a06-leader-killed", async |cluster| {
+        cluster.deploy("web", 1, None).await?;
+        cluster.expose("web", json!({})).await?;
+        let before = cluster.external_ip("web").await?;
+        let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+        let holder = async || -> anyhow::Result<String> {
+            let lease = leases.get("portolan-controller").await?;
+            Ok(lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
+        };
+        let leader = holder().await?;
+        cluster.lab.product.lock().await.kill(&leader).await.with_context(|| format!("leader {leader:?}"))?;
+        let patience = PATIENCE * 2;
+        wait_for("another controller leads", patience, async || {
+            let now = holder().await?;
+            Ok(if now != leader && !now.is_empty() { Ok(()) } else { Err(now) })
+        })
+        .await?;
+        let mut second = json!({ "metadata": { "name": "second" } });
+        second["spec"] = json!({ "type": "LoadBalancer", "selector": { "app": "web" }, "ports": [{ "port": 80 }] });
+        cluster.create_service(second).await?;
+        let after = cluster.external_ip("second").await?;
+        assert_ne!(before, after, "no address twice");
+        assert_eq!(cluster.external_ip("web").await?, before, "a valid allocation never moves");
+        Ok(())
+    });
+}
+
+#[test]
+fn a56_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
+    test("a56-api-outage", async |cluster| {
+        cluster.deploy("web", 2, None).await?;
+        cluster.expose("web", json!({})).await?;
+        let vip = cluster.external_ip("web").await?;
+        cluster.routed_by(&vip.to_string(), &[1, 2, 3]).await?;
+        let routes = Monitor::routes(&cluster.ns("router")?).await?;
+        let rules = Monitor::nftables(&cluster.ns("n1")?).await?;
+        let requests = Requests::start(&cluster.ns("client")?, at(vip, 80), 50);
+        cluster.lab.stop_apiserver().await?;
+        let during = probe::many(&cluster.ns("client")?, at(vip, 80), 50).await;
+        assert_eq!(during.answered, 50, "{during:?}");
+        cluster.lab.start_apiserver().await?;
+        // The agents follow the cluster again.
+        cluster.scale("web", 3).await?;
+        cluster.ready("web", 3).await?;
+        let client = cluster.ns("client")?;
+        wait_for("the third pod answers", PATIENCE, async || {
+            let tally = probe::many(&client, at(vip, 80), 20).await;
+            Ok(if tally.pods.len() == 3 { Ok(()) } else { Err(format!("{:?}", tally.pods)) })
+        })
+        .await?;
+        let tally = requests.stop().await?;
+        assert!(tally.failures.is_empty() && tally.answered > 50, "{tally:?}");
+        let text = vip.to_string();
+        let lost: Vec<_> = routes.lines().into_iter().filter(|line| line.text.contains(&text)).collect();
+        assert!(lost.is_empty(), "the route changed: {lost:?}");
+        let deleted: Vec<_> = rules.lines().into_iter().filter(|l| l.text.starts_with("delete") && l.text.contains(&text)).collect();
+        assert!(deleted.iter().all(|line| !line.text.contains("services")), "the rules went: {deleted:?}");
+        Ok(())
+    });
+}
