@@ -82,7 +82,8 @@ impl Default for Classes {
 impl Config {
     /// Reads a YAML file; an error names the file and the field.
     pub fn read(path: &Path) -> anyhow::Result<Config> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("config file {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("config file {}", path.display()))?;
         serde_saphyr::from_str(&text).with_context(|| format!("config file {}", path.display()))
     }
 }
@@ -90,6 +91,9 @@ impl Config {
 impl From<&Classes> for portolan_plan::Classes {
     fn from(classes: &Classes) -> Self {
         let names = std::iter::once(&classes.own).chain(&classes.accept);
-        portolan_plan::Classes { names: names.map(|name| name.as_str().into()).collect(), default: classes.default }
+        portolan_plan::Classes {
+            names: names.map(|name| name.as_str().into()).collect(),
+            default: classes.default,
+        }
     }
 }

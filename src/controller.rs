@@ -1,2 +1,4 @@
 //! stub
-pub async fn command(_: crate::cli::Controller) -> anyhow::Result<()> { anyhow::bail!("not yet") }
+pub async fn command(_: crate::cli::Controller) -> anyhow::Result<()> {
+    anyhow::bail!("not yet")
+}

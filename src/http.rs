@@ -12,8 +12,9 @@ use tokio::sync::watch;
 ///
 /// Fails when the address cannot be bound.
 pub async fn serve(address: SocketAddr, ready: watch::Receiver<Option<&'static str>>) -> anyhow::Result<()> {
-    let listener =
-        tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot serve HTTP on {address}"))?;
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot serve HTTP on {address}"))?;
     let answer = move || {
         let state = *ready.borrow();
         async move {

@@ -40,7 +40,8 @@ impl Offline {
     }
 
     pub fn open(file: &Path, config: Config) -> anyhow::Result<Offline> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         Offline::read(&text, config).with_context(|| format!("in {}", file.display()))
     }
 
@@ -48,7 +49,11 @@ impl Offline {
     pub fn render(&self, node: &str, part: Part) -> anyhow::Result<String> {
         let node: Name = node.into();
         let names: Vec<&str> = self.snapshot.nodes.keys().map(|name| &**name).collect();
-        ensure!(self.snapshot.nodes.contains_key(&node), "there is no Node {node:?}: the file has {}", names.join(", "));
+        ensure!(
+            self.snapshot.nodes.contains_key(&node),
+            "there is no Node {node:?}: the file has {}",
+            names.join(", ")
+        );
         let view = render::Node::new(self, &node);
         Ok(match part {
             Part::Status => view.status(),

@@ -21,7 +21,8 @@ fn examples() -> Vec<PathBuf> {
 
 fn read(example: &Path) -> Offline {
     let config = example.join("config.yaml");
-    let config = if config.exists() { Config::read(&config).expect("a configuration") } else { Config::default() };
+    let config =
+        if config.exists() { Config::read(&config).expect("a configuration") } else { Config::default() };
     Offline::open(&example.join("cluster.yaml"), config).expect("a cluster")
 }
 
@@ -34,7 +35,8 @@ fn examples_give_what_they_say() {
         expect_file![example.join("expected.status")].assert_eq(&render(&nodes[0], Part::Status));
         for node in &nodes {
             expect_file![example.join(format!("expected.{node}.nft"))].assert_eq(&render(node, Part::Nft));
-            expect_file![example.join(format!("expected.{node}.routes"))].assert_eq(&render(node, Part::Routes));
+            expect_file![example.join(format!("expected.{node}.routes"))]
+                .assert_eq(&render(node, Part::Routes));
         }
     }
 }
@@ -50,7 +52,11 @@ fn order_of_objects_changes_nothing() {
         for node in reversed.snapshot.nodes.keys() {
             for part in [Part::Status, Part::Nft, Part::Routes] {
                 let expected = read(&example).render(node, part).expect("a node of the file");
-                assert_eq!(reversed.render(node, part).expect("a node of the file"), expected, "{example:?} {node}");
+                assert_eq!(
+                    reversed.render(node, part).expect("a node of the file"),
+                    expected,
+                    "{example:?} {node}"
+                );
             }
         }
     }
@@ -67,7 +73,11 @@ fn golden_tables_pass_nft_check() {
     for example in examples() {
         for file in example.read_dir().expect("a folder").map(|entry| entry.expect("an entry").path()) {
             if file.extension().is_some_and(|extension| extension == "nft") {
-                let output = Command::new("unshare").args(["--net", "nft", "-c", "-f"]).arg(&file).output().expect("nft runs");
+                let output = Command::new("unshare")
+                    .args(["--net", "nft", "-c", "-f"])
+                    .arg(&file)
+                    .output()
+                    .expect("nft runs");
                 assert!(output.status.success(), "{file:?}: {}", String::from_utf8_lossy(&output.stderr));
                 checked += 1;
             }

@@ -50,7 +50,12 @@ impl Announcer {
     }
 
     /// Decides anew for one Service; `programmed` is the plan of it that the kernel runs. Says whether anything changed.
-    pub fn announce(&mut self, snapshot: &Snapshot, id: &ServiceId, programmed: Option<&ServicePlan>) -> bool {
+    pub fn announce(
+        &mut self,
+        snapshot: &Snapshot,
+        id: &ServiceId,
+        programmed: Option<&ServicePlan>,
+    ) -> bool {
         let Some(context) = &self.context else { return false };
         let service = snapshot.services.get(id);
         let announcements = service.map(|service| advertise::service(context, snapshot, service, programmed));

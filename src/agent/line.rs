@@ -14,9 +14,9 @@ use portolan_plan::{Classes, NodeView, peers, routes, service};
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::{self, Announcer};
+use super::node_routes::NodeRoutes;
 use super::report::LineReport;
 use crate::config::Config;
-use super::node_routes::NodeRoutes;
 use crate::config::NodeRoutes as Routing;
 use crate::dataplane::kernel::Kernel;
 use crate::speaker::Intent;
@@ -129,7 +129,9 @@ impl Line {
     async fn turn(&mut self, snapshot: &Snapshot, mut touched: Touched, now: Instant) {
         let first = std::mem::take(&mut self.is_new);
         touched.cluster |= first;
-        if touched.addresses && let Err(error) = self.node_routes.refresh().await {
+        if touched.addresses
+            && let Err(error) = self.node_routes.refresh().await
+        {
             tracing::error!(error = format!("{error:#}"), "cannot read this node's addresses");
         }
         if touched.cluster || touched.addresses {
@@ -181,7 +183,12 @@ impl Line {
         NodeView {
             node: self.node.clone(),
             zone: node.and_then(|node| node.zone.clone()),
-            addresses: node.iter().flat_map(|node| &node.internal_ips).copied().chain(self.node_routes.addresses()).collect(),
+            addresses: node
+                .iter()
+                .flat_map(|node| &node.internal_ips)
+                .copied()
+                .chain(self.node_routes.addresses())
+                .collect(),
             cluster_cidrs: self.config.proxy.cluster_cidrs.clone(),
             masquerade_all: self.config.proxy.masquerade_all,
             external_ips: self.config.proxy.external_ips,
@@ -213,7 +220,8 @@ impl Line {
             let plan = wanted.map(|wanted| service::plan(wanted, &self.view));
             let programmed = self.programmed.get(id).cloned();
             let announced = |ip: &std::net::IpAddr| announcer::attracts(&self.announced, ip);
-            let plan = self.linger.plan(id, programmed.as_deref(), plan.as_ref(), announced, now).map(Arc::new);
+            let plan =
+                self.linger.plan(id, programmed.as_deref(), plan.as_ref(), announced, now).map(Arc::new);
             if plan != programmed || self.pending.contains_key(id) {
                 // What only lingers gives way to any Service that claims the same frontend.
                 let created = wanted.map_or(i64::MAX, |service| service.created);
@@ -266,7 +274,8 @@ impl Line {
 
     /// Each problem is said once, when it appears.
     fn say(&mut self, problems: Vec<Problem>) {
-        let problems: BTreeSet<Problem> = problems.into_iter().chain(self.index.problems().cloned()).collect();
+        let problems: BTreeSet<Problem> =
+            problems.into_iter().chain(self.index.problems().cloned()).collect();
         for problem in problems.difference(&self.reported) {
             tracing::warn!(reason = problem.reason, "{problem}");
         }

@@ -60,7 +60,8 @@ impl NodeRoutes {
     }
 
     fn say_off_link(&mut self, wanted: &BTreeMap<IpNet, IpAddr>, reachable: &BTreeMap<IpNet, IpAddr>) {
-        let off_link: BTreeSet<IpNet> = wanted.keys().filter(|cidr| !reachable.contains_key(cidr)).copied().collect();
+        let off_link: BTreeSet<IpNet> =
+            wanted.keys().filter(|cidr| !reachable.contains_key(cidr)).copied().collect();
         for cidr in off_link.difference(&self.off_link) {
             let via = wanted[cidr].to_string();
             tracing::warn!(%cidr, via, "no route to another node's pods: the node is not on a subnet of this one");

@@ -144,11 +144,18 @@ impl Writer {
             state: state(status.state),
             since: self.clock.time(status.since),
             flaps: self.flaps(peer, status),
-            last_error: status.last_error.as_ref().map(|last| session_error(&last.error, self.clock.time(last.at))),
+            last_error: status
+                .last_error
+                .as_ref()
+                .map(|last| session_error(&last.error, self.clock.time(last.at))),
             hold_time_secs: established.map(|established| established.hold_time.as_secs() as i64),
-            families: established.map(|e| e.families.iter().map(|f| family(*f)).collect()).unwrap_or_default(),
+            families: established
+                .map(|e| e.families.iter().map(|f| family(*f)).collect())
+                .unwrap_or_default(),
             routes: api::Routes {
-                advertised: established.map(|e| e.advertised.values().sum::<usize>() as i64).unwrap_or_default(),
+                advertised: established
+                    .map(|e| e.advertised.values().sum::<usize>() as i64)
+                    .unwrap_or_default(),
                 received: established.map(|e| e.received.announced as i64).unwrap_or_default(),
             },
         }
@@ -166,7 +173,8 @@ impl Writer {
     }
 
     fn conditions(&self, line: &LineReport, bgp: &api::BgpStatus) -> Vec<Condition> {
-        let down: Vec<&str> = bgp.sessions.iter().filter(|s| s.state != SessionState::Established).map(|s| &*s.peer).collect();
+        let down: Vec<&str> =
+            bgp.sessions.iter().filter(|s| s.state != SessionState::Established).map(|s| &*s.peer).collect();
         let error = line.error.clone().unwrap_or("waiting for the first complete lists".into());
         let synced = if line.synced { (true, "Synced", String::new()) } else { (false, "NotSynced", error) };
         let degraded = match down.is_empty() {
@@ -176,19 +184,26 @@ impl Writer {
         let ready = match (line.synced, down.len() < bgp.sessions.len() || bgp.sessions.is_empty()) {
             (true, true) => (true, "Ready", String::new()),
             (true, false) => (false, "NoPeerEstablished", "no BGP session is established".into()),
-            (false, _) => (false, "NotSynced", "the kernel does not hold what the cluster asks for yet".into()),
+            (false, _) => {
+                (false, "NotSynced", "the kernel does not hold what the cluster asks for yet".into())
+            }
         };
-        [(conditions::READY, ready), (conditions::DATAPLANE_SYNCED, synced), (conditions::BGP_DEGRADED, degraded)]
-            .into_iter()
-            .map(|(kind, (status, reason, message))| self.condition(kind, status, reason, message))
-            .collect()
+        [
+            (conditions::READY, ready),
+            (conditions::DATAPLANE_SYNCED, synced),
+            (conditions::BGP_DEGRADED, degraded),
+        ]
+        .into_iter()
+        .map(|(kind, (status, reason, message))| self.condition(kind, status, reason, message))
+        .collect()
     }
 
     /// With the time of the last transition, not of the last write.
     fn condition(&self, kind: &str, status: bool, reason: &str, message: String) -> Condition {
         let status = if status { "True" } else { "False" };
         let before = self.written.iter().flat_map(|fields| &fields.conditions).find(|c| c.type_ == kind);
-        let since = before.filter(|condition| condition.status == status).map(|c| c.last_transition_time.clone());
+        let since =
+            before.filter(|condition| condition.status == status).map(|c| c.last_transition_time.clone());
         Condition {
             type_: kind.into(),
             status: status.into(),
@@ -201,7 +216,13 @@ impl Writer {
 }
 
 fn owner(node: &str, uid: &str) -> OwnerReference {
-    OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: node.into(), uid: uid.into(), ..Default::default() }
+    OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: node.into(),
+        uid: uid.into(),
+        ..Default::default()
+    }
 }
 
 fn vips(line: &LineReport) -> api::Vips {

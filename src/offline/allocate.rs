@@ -18,7 +18,9 @@ pub fn all(snapshot: &mut Snapshot, classes: &Classes) -> Made {
     let supply = Supply::new(snapshot);
     let everyone = allocate::everyone(snapshot);
     let mut made = Made { problems: supply.problems.clone(), ..Made::default() };
-    for Decision { service, steps, problems, .. } in allocate::services(snapshot, &supply, classes, &everyone, 0) {
+    for Decision { service, steps, problems, .. } in
+        allocate::services(snapshot, &supply, classes, &everyone, 0)
+    {
         made.problems.extend(problems);
         for step in steps {
             made.lines.extend(line(&service, &step));
@@ -30,7 +32,9 @@ pub fn all(snapshot: &mut Snapshot, classes: &Classes) -> Made {
 
 fn carry_out(snapshot: &mut Snapshot, id: &ServiceId, step: Step) {
     match step {
-        Step::Create(allocation) | Step::Update(allocation) => snapshot.allocations.insert_mut(Arc::new(allocation)),
+        Step::Create(allocation) | Step::Update(allocation) => {
+            snapshot.allocations.insert_mut(Arc::new(allocation))
+        }
         Step::Delete(address) => drop(snapshot.allocations.remove_mut(&address)),
         Step::Status(Status { ingress, .. }) => change(snapshot, id, |service| service.ingress = ingress),
         Step::ClearStatus => change(snapshot, id, |service| service.ingress.clear()),

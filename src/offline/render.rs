@@ -28,7 +28,8 @@ impl<'a> Node<'a> {
         let services = cluster.snapshot.services.iter();
         let plans: BTreeMap<ServiceId, Arc<ServicePlan>> =
             services.map(|(id, wanted)| (id.clone(), Arc::new(service::plan(wanted, &view)))).collect();
-        let mut announcer = Announcer::new(name.clone(), cluster.config.bgp.asn, (&cluster.config.classes).into());
+        let mut announcer =
+            Announcer::new(name.clone(), cluster.config.bgp.asn, (&cluster.config.classes).into());
         let of_peers = announcer.configure(&cluster.snapshot);
         for (id, plan) in &plans {
             announcer.announce(&cluster.snapshot, id, Some(plan));
@@ -40,7 +41,8 @@ impl<'a> Node<'a> {
     /// Addresses, and what is wrong.
     pub fn status(&self) -> String {
         let problems = self.cluster.problems.iter().chain(&self.problems);
-        let problems: Vec<String> = problems.map(|problem| format!("{problem} ({})", problem.reason)).collect();
+        let problems: Vec<String> =
+            problems.map(|problem| format!("{problem} ({})", problem.reason)).collect();
         section("allocations", &self.cluster.allocations) + &section("problems", &problems)
     }
 
@@ -64,7 +66,9 @@ impl<'a> Node<'a> {
         let withheld = self.announcer.withheld();
         let lines: Vec<String> = withheld
             .iter()
-            .map(|entry| format!("{} {}: {}", entry.ip, entry.service.as_deref().unwrap_or_default(), entry.reason))
+            .map(|entry| {
+                format!("{} {}: {}", entry.ip, entry.service.as_deref().unwrap_or_default(), entry.reason)
+            })
             .collect();
         text + &section("withheld", &lines)
     }

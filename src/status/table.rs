@@ -24,8 +24,11 @@ impl Table {
     }
 
     fn line(&self, row: &[String]) -> String {
-        let cells: Vec<String> =
-            row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = self.width(column))).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<width$}", width = self.width(column)))
+            .collect();
         format!("  {}", cells.join("  ").trim_end())
     }
 

@@ -10,7 +10,8 @@ use super::Report;
 use super::table::Table;
 
 pub fn render(report: &Report) -> String {
-    [nodes(report), sessions(report), pools(report), vips(report), withheld(report), problems(report)].concat()
+    [nodes(report), sessions(report), pools(report), vips(report), withheld(report), problems(report)]
+        .concat()
 }
 
 fn status(node: &NodeStatus) -> NodeStatusFields {
@@ -35,7 +36,8 @@ fn nodes(report: &Report) -> String {
 }
 
 fn sessions(report: &Report) -> String {
-    let mut table = Table::new(&["NODE", "PEER", "ADDRESS", "STATE", "SINCE", "ADVERTISED", "RECEIVED", "LAST ERROR"]);
+    let mut table =
+        Table::new(&["NODE", "PEER", "ADDRESS", "STATE", "SINCE", "ADVERTISED", "RECEIVED", "LAST ERROR"]);
     for node in &report.nodes {
         for session in status(node).bgp.unwrap_or_default().sessions {
             table.row(session_row(&node.name_any(), &session));
@@ -69,8 +71,11 @@ fn pools(report: &Report) -> String {
 
 fn pool_row(pool: &IPAddressPool) -> Vec<String> {
     let status = pool.status.clone().unwrap_or_default();
-    let used = |family: &Option<portolan_api::FamilyUse>| family.map(|f| f.assigned.to_string()).unwrap_or_default();
-    let free = |family: &Option<portolan_api::FamilyUse>| family.map(|f| f.available.to_string()).unwrap_or_default();
+    let used =
+        |family: &Option<portolan_api::FamilyUse>| family.map(|f| f.assigned.to_string()).unwrap_or_default();
+    let free = |family: &Option<portolan_api::FamilyUse>| {
+        family.map(|f| f.available.to_string()).unwrap_or_default()
+    };
     vec![
         pool.name_any(),
         pool.spec.addresses.join(","),
@@ -148,7 +153,8 @@ fn problems(report: &Report) -> String {
 const GOOD: [&str; 4] = ["Ready", "Accepted", "ResolvedRefs", "DataplaneSynced"];
 
 fn add_problems(table: &mut Table, object: String, conditions: &[Condition]) {
-    let is_wrong = |condition: &&Condition| (condition.status == "True") != GOOD.contains(&condition.type_.as_str());
+    let is_wrong =
+        |condition: &&Condition| (condition.status == "True") != GOOD.contains(&condition.type_.as_str());
     for condition in conditions.iter().filter(is_wrong) {
         let (reason, message) = (condition.reason.clone(), condition.message.clone());
         table.row(vec![object.clone(), format!("{}={}", condition.type_, condition.status), reason, message]);

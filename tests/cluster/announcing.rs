@@ -20,7 +20,11 @@ fn a39_policy_local_keeps_the_client_and_only_nodes_with_endpoints_announce() {
         cluster.routed_by(&vip.to_string(), &[2]).await?;
         let tally = probe::many(&cluster.ns("client")?, at(vip, 80), 20).await;
         assert_eq!(tally.answered, 20, "{tally:?}");
-        assert!(tally.clients.keys().eq([&std::net::IpAddr::from(CLIENT.v4)]), "S44: the pod sees the client: {:?}", tally.clients);
+        assert!(
+            tally.clients.keys().eq([&std::net::IpAddr::from(CLIENT.v4)]),
+            "S44: the pod sees the client: {:?}",
+            tally.clients
+        );
         // S45: from the cluster it is Cluster policy, also where no endpoint is.
         let tally = probe::many(&cluster.ns("n1")?, at(vip, 80), 10).await;
         assert_eq!(tally.answered, 10, "{tally:?}");
@@ -58,7 +62,8 @@ fn a61_deletion_withdraws_the_route_before_the_rules_go() {
         let text = vip.to_string();
         let is_gone = |line: &str| line.contains("Deleted") && line.contains(&text);
         let withdrawn = routes.first("the route's removal", PATIENCE, is_gone).await?;
-        let is_removed = |line: &str| line.contains("delete element ip portolan services") && line.contains(&text);
+        let is_removed =
+            |line: &str| line.contains("delete element ip portolan services") && line.contains(&text);
         let removed = rules.first("the rules' removal", PATIENCE, is_removed).await?;
         assert!(withdrawn.at < removed.at, "the route went {:?} after the rules", withdrawn.at - removed.at);
         let tally = requests.stop().await?;

@@ -96,8 +96,12 @@ fn an_address_outside_every_pool_is_refused_with_a_condition_and_an_event() {
         let message = wait_for("the Service says why it has no address", PATIENCE, async || {
             let status = services.get("outside").await?.status.unwrap_or_default();
             let conditions = status.conditions.unwrap_or_default();
-            let bad = conditions.iter().find(|c| c.type_ == "portolan.dev/IPAllocated" && c.status == "False");
-            Ok(bad.filter(|c| c.reason == "RequestedIPNotInPool").map(|c| c.message.clone()).ok_or(format!("{conditions:?}")))
+            let bad =
+                conditions.iter().find(|c| c.type_ == "portolan.dev/IPAllocated" && c.status == "False");
+            Ok(bad
+                .filter(|c| c.reason == "RequestedIPNotInPool")
+                .map(|c| c.message.clone())
+                .ok_or(format!("{conditions:?}")))
         })
         .await?;
         assert!(message.contains("203.0.113.7"), "{message}");

@@ -28,7 +28,8 @@ fn status_shows_nodes_sessions_pools_and_vips() {
             let text = portolan(&["status", "--kubeconfig", &kubeconfig]).await?;
             let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
             let shown = text.lines().any(|line| words(line) == row);
-            let sessions = text.lines().filter(|line| line.contains("tor") && line.contains("Established")).count();
+            let sessions =
+                text.lines().filter(|line| line.contains("tor") && line.contains("Established")).count();
             Ok(if shown && sessions == 3 { Ok(()) } else { Err(text) })
         })
         .await?;

@@ -149,7 +149,10 @@ impl Cluster {
                 },
             },
         }))?;
-        self.api::<Deployment>().create(&PostParams::default(), &deployment).await.context("the Deployment")?;
+        self.api::<Deployment>()
+            .create(&PostParams::default(), &deployment)
+            .await
+            .context("the Deployment")?;
         self.ready(name, replicas).await
     }
 

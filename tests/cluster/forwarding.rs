@@ -18,7 +18,6 @@ async fn answers(cluster: &Cluster, from: &str, to: std::net::SocketAddr) -> any
     .await
 }
 
-
 #[test]
 fn s15_cluster_ip_from_a_pod_and_from_every_node() {
     test("s15_cluster_ip_from_a_pod_and_from_every_node", async |cluster| {

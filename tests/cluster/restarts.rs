@@ -69,7 +69,8 @@ fn a06_the_leader_is_killed_and_the_other_controller_goes_on() {
         })
         .await?;
         let mut second = json!({ "metadata": { "name": "second" } });
-        second["spec"] = json!({ "type": "LoadBalancer", "selector": { "app": "web" }, "ports": [{ "port": 80 }] });
+        second["spec"] =
+            json!({ "type": "LoadBalancer", "selector": { "app": "web" }, "ports": [{ "port": 80 }] });
         cluster.create_service(second).await?;
         let after = cluster.external_ip("second").await?;
         assert_ne!(before, after, "no address twice");
@@ -106,7 +107,11 @@ fn a56_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
         let text = vip.to_string();
         let lost: Vec<_> = routes.lines().into_iter().filter(|line| line.text.contains(&text)).collect();
         assert!(lost.is_empty(), "the route changed: {lost:?}");
-        let deleted: Vec<_> = rules.lines().into_iter().filter(|l| l.text.starts_with("delete") && l.text.contains(&text)).collect();
+        let deleted: Vec<_> = rules
+            .lines()
+            .into_iter()
+            .filter(|l| l.text.starts_with("delete") && l.text.contains(&text))
+            .collect();
         assert!(deleted.iter().all(|line| !line.text.contains("services")), "the rules went: {deleted:?}");
         Ok(())
     });

@@ -19,7 +19,13 @@ fn s50_scaling_up_and_down_loses_no_request() {
             cluster.endpoints("web", replicas.into()).await?;
         }
         let tally = requests.stop().await?;
-        assert!(tally.failures.is_empty(), "{} of {} lost: {:?}", tally.failures.len(), tally.asked(), tally.failures[0]);
+        assert!(
+            tally.failures.is_empty(),
+            "{} of {} lost: {:?}",
+            tally.failures.len(),
+            tally.asked(),
+            tally.failures[0]
+        );
         assert!(tally.asked() > 100, "only {} requests were made", tally.asked());
         assert!(tally.pods.len() > 8, "only {} pods answered", tally.pods.len());
         Ok(())

@@ -36,7 +36,8 @@ impl Linger {
         announced: impl Fn(&IpAddr) -> bool,
         now: Instant,
     ) -> Option<ServicePlan> {
-        let has_vip = |plan: &ServicePlan, address| plan.frontends.keys().any(|frontend| frontend.address == address);
+        let has_vip =
+            |plan: &ServicePlan, address| plan.frontends.keys().any(|frontend| frontend.address == address);
         let mut kept = self.kept.remove(id).unwrap_or_default();
         for (frontend, forwarding) in programmed.iter().flat_map(|plan| &plan.frontends) {
             let Address::Vip(ip) = frontend.address else { continue };
