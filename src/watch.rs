@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, Status};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use portolan_api::service::{HEADLESS_LABEL, PROXY_NAME_LABEL, SERVICE_NAME_LABEL};
@@ -129,14 +129,16 @@ where
     }
 }
 
-/// A server without the WatchList feature calls the request for a streamed list invalid.
+/// A server without the WatchList feature calls the request for a streamed list invalid; one whose etcd is too old for it
+/// (3.4 before 3.4.31) says which feature of the storage is missing.
 fn cannot_stream(error: &watcher::Error) -> bool {
-    status(error).is_some_and(|status| {
-        matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents")
+    status(error).is_some_and(|Status { code, message, .. }| {
+        matches!(code, 400 | 422) && message.contains("sendInitialEvents")
+            || message.contains("storage feature RequestWatchProgress is disabled")
     })
 }
 
-fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
+fn status(error: &watcher::Error) -> Option<&Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
