@@ -18,9 +18,10 @@ use portolan_model::{
     Snapshot, Source, TrafficPolicy, WhenNoEndpoints,
 };
 
-pub use context::{Context, problems};
+pub use context::{Context, Counts, counts, problems};
 pub use merge::{Routes, merge};
 
+use crate::Classes;
 use crate::endpoints::{self, Usable};
 use crate::service::is_external_local;
 use context::Offer;
@@ -152,7 +153,9 @@ fn announce(
     programmed: Option<&ServicePlan>,
 ) -> Result<Vec<Announcement>, Reason> {
     let pool = match source {
-        Source::LoadBalancerIp => Some(pool(context, snapshot, service, address).ok_or(Reason::NotOurs)?),
+        Source::LoadBalancerIp => {
+            Some(pool(&context.classes, snapshot, service, address).ok_or(Reason::NotOurs)?)
+        }
         _ => None,
     };
     let offers = context.matching(service, source, pool.as_ref());
@@ -178,18 +181,16 @@ fn some<T>(values: Vec<T>, otherwise: Reason) -> Result<Vec<T>, Reason> {
 }
 
 /// The pool of an address that is allocated to this Service, of our class and by its uid.
-fn pool(context: &Context, snapshot: &Snapshot, service: &Service, address: IpAddr) -> Option<Name> {
+fn pool(classes: &Classes, snapshot: &Snapshot, service: &Service, address: IpAddr) -> Option<Name> {
     let allocation = snapshot.allocations.get(&address)?;
     let owned = allocation.owners.iter().any(|owner| owner.service == service.id && owner.uid == service.uid);
-    let ours = context.classes.own(service) && owned && allocation.phase == AllocationPhase::Bound;
+    let ours = classes.own(service) && owned && allocation.phase == AllocationPhase::Bound;
     ours.then(|| allocation.pool.clone())
 }
 
-/// External IPs go out only where an administrator allowed them (A42, CVE-2020-8554).
 fn allowed(offers: Vec<&Offer>, source: Source, address: IpAddr) -> Vec<&Offer> {
-    let inside = |offer: &&Offer| offer.external_ip_cidrs.iter().any(|cidr| cidr.contains(&address));
     match source {
-        Source::ExternalIp => offers.into_iter().filter(inside).collect(),
+        Source::ExternalIp => offers.into_iter().filter(|offer| offer.allows(address)).collect(),
         _ => offers,
     }
 }

@@ -30,6 +30,11 @@ pub fn selected(
     (configs, problems)
 }
 
+/// Peers that no node can have a session with.
+pub fn problems(snapshot: &Snapshot, asn: Option<u32>) -> Vec<Problem> {
+    snapshot.peers.values().filter(|peer| peer.my_asn.or(asn).is_none()).map(|peer| no_asn(peer)).collect()
+}
+
 /// The node's first IPv4 InternalIP, else a number that its name alone decides (RFC 6286 allows any but zero).
 pub fn router_id(node: &Node) -> Ipv4Addr {
     let hash = u32::try_from(fnv1a(&node.name) >> 32).unwrap_or(1).max(1);
@@ -37,12 +42,7 @@ pub fn router_id(node: &Node) -> Ipv4Addr {
 }
 
 fn config(peer: &Peer, node: &Node, asn: Option<u32>) -> Result<PeerConfig, Problem> {
-    let local_asn = peer.my_asn.or(asn).ok_or_else(|| Problem {
-        object: peer.object(),
-        field: "spec.myASN".into(),
-        reason: "NoASN",
-        message: "is not given, and neither is bgp.asn in the agent's configuration".into(),
-    })?;
+    let local_asn = peer.my_asn.or(asn).ok_or_else(|| no_asn(peer))?;
     let remote = SocketAddr::new(peer.address, peer.port);
     Ok(PeerConfig {
         passive: peer.passive,
@@ -83,6 +83,15 @@ fn internal_v4(node: &Node) -> Option<Ipv4Addr> {
         IpAddr::V4(ip) => Some(*ip),
         IpAddr::V6(_) => None,
     })
+}
+
+fn no_asn(peer: &Peer) -> Problem {
+    Problem {
+        object: peer.object(),
+        field: "spec.myASN".into(),
+        reason: "NoASN",
+        message: "is not given, and neither is bgp.asn in the agent's configuration".into(),
+    }
 }
 
 fn same_address(peer: &Peer, config: &PeerConfig) -> Problem {

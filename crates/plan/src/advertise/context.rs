@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use portolan_bgp::{PeerConfig, PeerName, Prefix, Route};
 use portolan_model::{
     Advertisement, BgpAdvertisement, LabelSelector, Name, Node, ObjectId, Problem, Service, Snapshot, Source,
-    WhenNoEndpoints,
+    TrafficPolicy, WhenNoEndpoints,
 };
 
 use super::{Reason, Specificity, Via};
@@ -37,7 +37,7 @@ pub(super) struct Offer {
     pools: Option<BTreeSet<Name>>,
     pub selects_node: bool,
     pub sources: BTreeSet<Source>,
-    pub external_ip_cidrs: Vec<IpNet>,
+    external_ip_cidrs: Vec<IpNet>,
     pub when_no_endpoints: WhenNoEndpoints,
     aggregation: (u8, u8),
     /// None when no peer of this node is meant.
@@ -53,8 +53,9 @@ impl Context {
         peers: &BTreeMap<PeerName, PeerConfig>,
     ) -> Context {
         let node = snapshot.nodes.get(me).cloned();
+        let peers: Vec<Name> = peers.keys().cloned().collect();
         let offer =
-            |advertisement: Arc<Advertisement>| Offer::new(snapshot, node.as_deref(), peers, advertisement);
+            |advertisement: Arc<Advertisement>| Offer::new(snapshot, node.as_deref(), &peers, advertisement);
         let offers = advertisements(snapshot).into_iter().filter_map(offer).collect();
         let excluded = node.as_deref().and_then(|node| excluded(snapshot, node));
         let view = NodeView { node: me.clone(), ..NodeView::default() };
@@ -77,12 +78,12 @@ impl Offer {
     fn new(
         snapshot: &Snapshot,
         node: Option<&Node>,
-        peers: &BTreeMap<PeerName, PeerConfig>,
+        peers: &[Name],
         advertisement: Arc<Advertisement>,
     ) -> Option<Offer> {
         let bgp = advertisement.bgp.as_ref().filter(|_| !advertisement.disabled)?;
-        let meant = |name: &&PeerName| bgp.peers.is_empty() || bgp.peers.contains(name);
-        let peers: Vec<Name> = peers.keys().filter(meant).cloned().collect();
+        let meant = |name: &&Name| bgp.peers.is_empty() || bgp.peers.contains(name);
+        let peers: Vec<Name> = peers.iter().filter(meant).cloned().collect();
         let via = Via {
             specificity: specificity(&advertisement),
             advertisement: advertisement.name.clone(),
@@ -102,11 +103,52 @@ impl Offer {
         })
     }
 
-    fn matches(&self, service: &Service, pool: Option<&Name>) -> bool {
+    pub fn matches(&self, service: &Service, pool: Option<&Name>) -> bool {
         let namespaces = &self.advertisement.namespaces;
         pool.is_none_or(|pool| self.pools.as_ref().is_none_or(|pools| pools.contains(pool)))
             && LabelSelector::any(&self.advertisement.service_selectors, &service.labels)
             && (namespaces.is_empty() || namespaces.contains(&service.id.namespace))
+    }
+
+    fn counts(&self, snapshot: &Snapshot, classes: &Classes) -> Counts {
+        let selected =
+            |node: &&Arc<Node>| LabelSelector::any(&self.advertisement.node_selectors, &node.labels);
+        let nodes: Vec<_> = snapshot.nodes.values().filter(selected).collect();
+        let mut prefixes = BTreeSet::new();
+        let mut services = 0;
+        for service in snapshot.services.values() {
+            let before = prefixes.len();
+            prefixes.extend(self.prefixes_of(snapshot, classes, service));
+            services += usize::from(prefixes.len() > before);
+        }
+        if self.sources.contains(&Source::PodCidr) {
+            prefixes.extend(nodes.iter().flat_map(|node| &node.pod_cidrs).copied());
+        }
+        if self.sources.contains(&Source::ServiceCidr) {
+            prefixes.extend(snapshot.service_cidrs.values().flat_map(|object| &object.cidrs).copied());
+        }
+        let peers = self.via.as_ref().map_or(0, |via| via.peers.len());
+        Counts { services, prefixes: prefixes.len(), nodes: nodes.len(), peers }
+    }
+
+    fn prefixes_of(&self, snapshot: &Snapshot, classes: &Classes, service: &Service) -> Vec<Prefix> {
+        let spoken_of = |(source, address): &(Source, IpAddr)| {
+            let pool = super::pool(classes, snapshot, service, *address);
+            let ours = *source != Source::LoadBalancerIp || pool.is_some();
+            let allowed = *source != Source::ExternalIp || self.allows(*address);
+            self.sources.contains(source) && ours && allowed && self.matches(service, pool.as_ref())
+        };
+        let local = service.external_policy == TrafficPolicy::Local;
+        super::addresses(service)
+            .into_iter()
+            .filter(spoken_of)
+            .map(|(_, ip)| self.prefix(ip, local))
+            .collect()
+    }
+
+    /// External IPs go out only where an administrator allowed them (A42, CVE-2020-8554).
+    pub fn allows(&self, external_ip: IpAddr) -> bool {
+        self.external_ip_cidrs.iter().any(|cidr| cidr.contains(&external_ip))
     }
 
     /// The aggregate that covers the address; policy Local needs the address itself to stand out (A46).
@@ -193,6 +235,25 @@ fn excluded(snapshot: &Snapshot, node: &Node) -> Option<Reason> {
     // Where every node is labelled the label would silence the cluster; it is ignored (A49).
     let all = || snapshot.nodes.values().all(|node| labelled(node));
     (labelled(node) && !all()).then_some(Reason::NodeExcluded)
+}
+
+/// What an Advertisement comes to in the whole cluster, for its status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services with an address that it speaks of.
+    pub services: usize,
+    pub prefixes: usize,
+    /// Nodes that it selects.
+    pub nodes: usize,
+    pub peers: usize,
+}
+
+/// Counts of every Advertisement that announces by BGP, whether endpoints and kernels are ready or not.
+pub fn counts(snapshot: &Snapshot, classes: &Classes) -> BTreeMap<Name, Counts> {
+    let peers: Vec<Name> = snapshot.peers.keys().cloned().collect();
+    let offers =
+        snapshot.advertisements.values().filter_map(|a| Offer::new(snapshot, None, &peers, a.clone()));
+    offers.map(|offer| (offer.advertisement.name.clone(), offer.counts(snapshot, classes))).collect()
 }
 
 /// Names in Advertisements that nothing bears; everything else in them holds.
