@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(addresses(kept.as_ref()), ["192.0.2.1:80/tcp"]);
 
         let end = start + Linger::HOLD;
-        assert_eq!(linger.due(end), [id.clone()]);
+        assert_eq!(linger.due(end), std::slice::from_ref(&id));
         assert_eq!(linger.plan(&id, kept.as_ref(), None, |_| false, end), None);
         assert_eq!(linger.poll_timeout(), None);
     }
