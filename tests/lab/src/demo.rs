@@ -68,7 +68,7 @@ async fn on_cluster(site: &Site, kind: RouterKind) -> anyhow::Result<String> {
     .await?;
     step(
         "BGP: every node has a session, and the router has every podCIDR",
-        routes_to_pods(site, &client, &router),
+        routes_to_pods(site, &mut product, &client, &router),
     )
     .await?;
 
@@ -165,7 +165,12 @@ fn external_ip(service: &Service) -> Option<IpAddr> {
 }
 
 /// Every node's session is up and each of its podCIDRs goes by that node and no other.
-async fn routes_to_pods(site: &Site, client: &Client, router: &Router) -> anyhow::Result<()> {
+async fn routes_to_pods(
+    site: &Site,
+    product: &mut Product,
+    client: &Client,
+    router: &Router,
+) -> anyhow::Result<()> {
     let nodes = Api::<Node>::all(client.clone()).list(&Default::default()).await?;
     let wanted = nodes.items.iter().zip(1..).flat_map(|(node, number)| {
         let cidrs = node.spec.clone().unwrap_or_default().pod_cidrs.unwrap_or_default();
@@ -174,6 +179,7 @@ async fn routes_to_pods(site: &Site, client: &Client, router: &Router) -> anyhow
     let wanted: Vec<_> = wanted.collect();
     ensure!(wanted.len() == 2 * usize::from(site.nodes), "nodes and podCIDRs: {wanted:?}");
     wait_for("the router has a session with every node, and its podCIDRs", WITHIN, async || {
+        product.check()?;
         let (sessions, routes) = (router.established().await?, router.bgp_routes().await?);
         let missing = wanted.iter().find(|(_, cidr, node)| {
             let by = routes.get(cidr).cloned().unwrap_or_default();

@@ -95,16 +95,17 @@ impl Identity {
 async fn serve_tcp(listener: TcpListener, identity: Identity) {
     let mut connections = JoinSet::new();
     loop {
-        tokio::select! {
-            Ok((stream, client)) = listener.accept() => {
-                let body = identity.answer(client);
-                connections.spawn(async move {
-                    // A client that goes away in the middle is its own affair.
-                    let _ = serve_connection(stream, &body).await;
-                });
-            }
-            Some(_) = connections.join_next() => {}
-        }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        // What fails here is the one connection.
+        let Ok((stream, client)) = accepted else { continue };
+        let body = identity.answer(client);
+        connections.spawn(async move {
+            // A client that goes away in the middle is its own affair.
+            let _ = serve_connection(stream, &body).await;
+        });
     }
 }
 
