@@ -39,6 +39,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     let mut config = match kubeconfig {
         Some(path) => {
             let in_file = || format!("kubeconfig {}", path.display());
+            // Opened first, because kube tells of a missing file twice over.
+            std::fs::File::open(path).with_context(in_file)?;
             let file = Kubeconfig::read_from(path).with_context(in_file)?;
             let options = KubeConfigOptions::default();
             kube::Config::from_custom_kubeconfig(file, &options).await.with_context(in_file)?
@@ -107,35 +109,36 @@ fn selection(kind: Kind) -> watcher::Config {
     }
 }
 
-/// Streams the initial list where the server does that, and fetches it in pages of 500 where it does not.
+/// Streams the initial list where the server does that, and fetches it in pages of 500 where it does not: while a list is
+/// awaited, each failure has the other way tried next.
 async fn run<K>(client: Client, kind: Kind, changes: mpsc::Sender<Change>, object: impl Fn(K) -> Object)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut feed = Feed { kind, list: None, listed: false, trouble: None, pause: RETRY_FIRST, changes };
-    for config in [selection(kind).streaming_lists(), selection(kind)] {
-        let events = watcher::watcher(Api::<K>::all(client.clone()), config);
-        let mut events = std::pin::pin!(events);
+    let ways = [selection(kind).streaming_lists(), selection(kind)];
+    for config in ways.iter().cycle() {
+        let mut events = std::pin::pin!(watcher::watcher(Api::<K>::all(client.clone()), config.clone()));
         while let Some(event) = events.next().await {
             match event {
+                Ok(event) => feed.event(event, &object).await,
                 Err(error) if cannot_stream(&error) => break,
                 Err(error) => {
                     feed.failed(&error).await;
                     tokio::time::sleep(feed.next_pause()).await;
+                    if feed.awaits_list() {
+                        break;
+                    }
                 }
-                Ok(event) => feed.event(event, &object).await,
             }
         }
     }
 }
 
-/// A server without the WatchList feature calls the request for a streamed list invalid; one whose etcd is too old for it
-/// (3.4 before 3.4.31) says which feature of the storage is missing.
+/// What servers say whose WatchList feature is off, or whose etcd is too old for it (3.4 before 3.4.31).
 fn cannot_stream(error: &watcher::Error) -> bool {
-    status(error).is_some_and(|Status { code, message, .. }| {
-        matches!(code, 400 | 422) && message.contains("sendInitialEvents")
-            || message.contains("storage feature RequestWatchProgress is disabled")
-    })
+    let refusals = ["sendInitialEvents", "a watch stream was requested by the client but"];
+    status(error).is_some_and(|status| refusals.iter().any(|refusal| status.message.contains(refusal)))
 }
 
 fn status(error: &watcher::Error) -> Option<&Status> {
@@ -191,6 +194,10 @@ impl Feed {
             warn!(kind = self.kind.name(), "{sentence}; trying again");
             self.trouble = Some(sentence);
         }
+        // The watch fell behind, and a new list follows.
+        if status(error).is_some_and(|status| status.code == 410) {
+            self.list = Some(Vec::new());
+        }
         // S18: a server too old for ServiceCIDR objects has none.
         if self.kind == Kind::ServiceCidr
             && !self.listed
@@ -199,6 +206,10 @@ impl Feed {
             self.listed = true;
             self.send(Change::Replace(self.kind, Vec::new())).await;
         }
+    }
+
+    fn awaits_list(&self) -> bool {
+        self.list.is_some() || !self.listed
     }
 
     /// Doubles with each failure; a random half of it is left out, so that nodes do not come back all at once.
@@ -257,4 +268,129 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = each.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use serde_json::json;
+
+    use super::*;
+
+    async fn check_client(text: Option<&str>, expected: Expect) {
+        let dir = std::env::temp_dir().join(format!("portolan-kubeconfig-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let name = format!("{:x}", text.map_or(0, str::len));
+        let path = dir.join(name);
+        if let Some(text) = text {
+            std::fs::write(&path, text).expect("a file");
+        }
+        let Err(error) = client(Some(&path)).await else { panic!("{text:?} was accepted") };
+        let shown = format!("{error:#}").replace(&path.display().to_string(), "FILE");
+        expected.assert_eq(shown.lines().next().unwrap_or_default());
+        std::fs::remove_dir_all(&dir).expect("the folder");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_kubeconfig_is_named() {
+        check_client(None, expect!["kubeconfig FILE: No such file or directory (os error 2)"]).await;
+        check_client(Some("what is this"), expect!["kubeconfig FILE: failed to parse kubeconfig YAML: error: line 1 column 1: expected mapping start"]).await;
+        check_client(
+            Some("{apiVersion: v1, kind: Config, current-context: there}"),
+            expect!["kubeconfig FILE: failed to load current context: there"],
+        )
+        .await;
+    }
+
+    fn feed() -> (Feed, mpsc::Receiver<Change>) {
+        let (changes, receiver) = mpsc::channel(16);
+        let feed =
+            Feed { kind: Kind::Node, list: None, listed: false, trouble: None, pause: RETRY_FIRST, changes };
+        (feed, receiver)
+    }
+
+    fn node(name: &str) -> Node {
+        serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a Node")
+    }
+
+    fn api_error(code: u16, message: &str) -> watcher::Error {
+        let status = kube::core::Status { code, message: message.into(), ..Default::default() };
+        watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    /// A2: half a list is no list.
+    #[tokio::test]
+    async fn a2_only_complete_lists_are_sent() {
+        let (mut feed, mut changes) = feed();
+        for event in [
+            Event::Init,
+            Event::InitApply(node("a")),
+            Event::Init,
+            Event::InitApply(node("b")),
+            Event::InitApply(node("c")),
+        ] {
+            feed.event(event, &Object::from).await;
+        }
+        feed.failed(&api_error(500, "away")).await;
+        assert!(changes.try_recv().is_err());
+        feed.event(Event::<Node>::InitDone, &Object::from).await;
+        let Ok(Change::Replace(Kind::Node, list)) = changes.try_recv() else { panic!("a complete list") };
+        assert_eq!(list.iter().map(|object| &*object.key().name).collect::<Vec<_>>(), ["b", "c"]);
+    }
+
+    /// S18: without the ServiceCIDR API the feature is off, but an outage is not an empty list (A2).
+    #[tokio::test]
+    async fn s18_a_server_without_service_cidrs_has_none() {
+        let (mut feed, mut changes) = feed();
+        feed.failed(&api_error(404, "not found")).await;
+        feed.kind = Kind::ServiceCidr;
+        feed.failed(&api_error(503, "starting")).await;
+        assert!(changes.try_recv().is_err());
+        feed.failed(&api_error(404, "not found")).await;
+        feed.failed(&api_error(404, "not found")).await;
+        assert!(
+            matches!(changes.try_recv(), Ok(Change::Replace(Kind::ServiceCidr, list)) if list.is_empty())
+        );
+        assert!(changes.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn pauses_grow_and_a_list_begun_is_no_sign_of_health() {
+        let (mut feed, _changes) = feed();
+        for _ in 0..10 {
+            feed.event(Event::<Node>::Init, &Object::from).await;
+            assert!(feed.next_pause() <= RETRY_LONGEST);
+        }
+        assert_eq!(feed.pause, RETRY_LONGEST);
+        feed.event(Event::<Node>::InitDone, &Object::from).await;
+        assert_eq!(feed.pause, RETRY_FIRST);
+    }
+
+    #[test]
+    fn troubles_are_one_sentence() {
+        let sentences = [
+            sentence(Kind::Pool, &api_error(404, "404 page not found")),
+            sentence(Kind::ServiceCidr, &api_error(404, "404 page not found")),
+            sentence(Kind::Service, &api_error(403, "services is forbidden")),
+            sentence(Kind::Service, &api_error(401, "Unauthorized")),
+            sentence(Kind::Service, &api_error(503, "etcd is away")),
+        ];
+        expect![[r#"
+            the API server does not know IPAddressPool objects: install them with the chart, or `portolan crds | kubectl apply -f -`
+            the API server has no ServiceCIDR objects: unallocated cluster IPs are not answered for
+            the API server does not let us watch Service objects (services is forbidden): see the roles in the chart
+            the API server does not know us when we ask for Service objects: the token or certificate is wrong or has expired
+            watching Service objects: etcd is away"#]].assert_eq(&sentences.join("\n"));
+    }
+
+    #[test]
+    fn a_server_that_cannot_stream_lists_is_recognised() {
+        let refusal = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
+                       for watch unless the WatchList feature gate is enabled";
+        assert!(cannot_stream(&api_error(422, refusal)));
+        assert!(!cannot_stream(&api_error(422, "spec is invalid")));
+        let old_etcd = "a watch stream was requested by the client but the required storage feature RequestWatchProgress is disabled";
+        assert!(cannot_stream(&api_error(500, old_etcd)));
+        assert!(!cannot_stream(&api_error(500, "etcd is away")));
+    }
 }
