@@ -26,6 +26,7 @@ use crate::wait::wait_for;
 /// The demo's namespaces are `portolan-n1` and so on.
 pub const PREFIX: &str = "portolan";
 const VALUES: &str = include_str!("../demo-values.yaml");
+const EXPOSE: [&str; 5] = ["expose", "deployment", "web", "--port=80", "--type=LoadBalancer"];
 const CONTROLLERS: u8 = 2;
 const PODS: usize = 4;
 const REQUESTS: usize = 40;
@@ -80,7 +81,7 @@ async fn on_cluster(site: &Site, kind: RouterKind) -> anyhow::Result<String> {
     let (address, after_expose) = expose(site, &client).await?;
     println!("{}", site.kubectl(&["get", "service", "web"]).await?.trim_end());
     step("the router has the address by every node", routes_to_vip(site, &router, address)).await?;
-    println!("    routes that {kind:?} put into the router's kernel:");
+    println!("    routes that {kind} put into the router's kernel:");
     println!("{}", show_routes(&router).await?);
 
     let to = SocketAddr::new(address, 80);
@@ -119,12 +120,13 @@ async fn expose(site: &Site, client: &Client) -> anyhow::Result<(IpAddr, Duratio
         // The watch must be there first.
         let mut ready = first_seen.clone();
         ready.wait_for(Option::is_some).await.context("the watch of Services ended")?;
-        kubectl(site, &["expose", "deployment", "web", "--port=80", "--type=LoadBalancer"]).await
+        site.kubectl(&EXPOSE).await
     };
-    let both = async { tokio::try_join!(probe, commands) };
-    let answer = step("address given, programmed, announced, answered", both);
-    let (found, ()) =
-        tokio::time::timeout(WITHIN, answer).await.context("no answer from the new address")??;
+    let both = async {
+        let both = async { tokio::try_join!(probe, commands) };
+        tokio::time::timeout(WITHIN, both).await.context("no answer from a new address")?
+    };
+    let (found, _) = step(&format!("kubectl {}, until a client is answered", EXPOSE.join(" ")), both).await?;
     Ok(found)
 }
 

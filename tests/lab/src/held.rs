@@ -11,7 +11,6 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::lab::{Lab, Options, folder, pid_file, reap};
-use crate::router::RouterKind;
 use crate::site::Site;
 use crate::wait::wait_for;
 
@@ -37,12 +36,8 @@ pub async fn up(options: &Options) -> anyhow::Result<Site> {
 }
 
 fn spawn_holder(options: &Options) -> anyhow::Result<Child> {
-    let router = match options.router {
-        RouterKind::Bird => "bird",
-        RouterKind::Frr => "frr",
-    };
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([SERVE, &options.prefix, router]).stdin(std::process::Stdio::null());
+    command.args([SERVE, &options.prefix, &options.router.to_string()]).stdin(std::process::Stdio::null());
     // SAFETY: setsid is a plain system call. A session of its own outlives the terminal.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));

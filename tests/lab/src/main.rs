@@ -1,6 +1,7 @@
 //! `portolan-lab`: a lab for a person, and the demo.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
@@ -140,11 +141,15 @@ async fn status(site: &Site) -> anyhow::Result<()> {
         println!("{name:<20} process {pid}");
     }
     let router = Router::new(site.router_kind, site.ns("router")?, site.dir());
-    println!("\nrouter ({:?}) has sessions with {:?}", router.kind, router.established().await?);
+    println!("\nrouter ({}) has sessions with {}", router.kind, show(&router.established().await?));
     for (prefix, by) in router.bgp_routes().await? {
-        println!("  {prefix:<18} by {by:?}");
+        println!("  {prefix:<18} by {}", show(&by));
     }
     Ok(())
+}
+
+fn show(addresses: &BTreeSet<IpAddr>) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn exec(site: &Site, name: &str, command: &[String]) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ mod bird;
 mod frr;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -20,6 +21,15 @@ use crate::process::Daemon;
 pub enum RouterKind {
     Bird,
     Frr,
+}
+
+impl fmt::Display for RouterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RouterKind::Bird => "bird",
+            RouterKind::Frr => "frr",
+        })
+    }
 }
 
 impl FromStr for RouterKind {
@@ -69,7 +79,7 @@ impl Router {
             RouterKind::Bird => bird::start(&self.ns, &self.dir, nodes, logs),
             RouterKind::Frr => frr::start(&self.ns, &self.dir, logs),
         };
-        Ok(RouterProcesses(daemons.with_context(|| format!("start the router ({:?})", self.kind))?))
+        Ok(RouterProcesses(daemons.with_context(|| format!("start the router {}", self.kind))?))
     }
 
     /// Removes what a router that was killed left in the kernel.
