@@ -176,18 +176,26 @@ impl Controller {
         let may = |service: &ServiceId| retries.get(service).is_none_or(|retry| retry.at.is_none());
         let jobs = self.desk.decide(now_secs(), ROUND, may);
         if jobs.is_empty() {
-            let Some(supply) = self.desk.supply() else { return false };
-            if self.desk.statuses_are_stale && self.statuses.is_due() {
-                let written = self.statuses.write(&self.desk, supply, self.sessions.established()).await;
-                self.desk.statuses_are_stale = !written;
+            if self.desk.is_idle() {
+                self.write_statuses().await;
             }
-            return false;
+            return !self.desk.is_idle();
         }
         let writer = &self.writer;
         let writes = futures::stream::iter(jobs).map(|job| writer.carry_out(job)).buffer_unordered(WRITES);
         let outcomes: Vec<Outcome> = writes.collect().await;
         outcomes.into_iter().for_each(|outcome| self.settle(outcome));
         true
+    }
+
+    async fn write_statuses(&mut self) {
+        if let Some(supply) = self.desk.supply()
+            && self.desk.statuses_are_stale
+            && self.statuses.is_due()
+        {
+            let written = self.statuses.write(&self.desk, supply, self.sessions.established()).await;
+            self.desk.statuses_are_stale = !written;
+        }
     }
 
     fn settle(&mut self, outcome: Outcome) {

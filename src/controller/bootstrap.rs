@@ -19,52 +19,40 @@ use crate::lease::Leadership;
 const MANAGER: &str = "portolan-chart";
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Applies the file whenever we begin to lead or it changes, and what failed again and again.
+/// Applies each object when we begin to lead and when it changes, and what failed again and again.
 pub async fn keep_applied(client: Client, path: PathBuf, mut leadership: Leadership) {
-    let mut applied: Option<String> = None;
+    let mut applied = Objects::new();
     let mut said = BTreeSet::new();
     loop {
-        let pause = match leadership.holds() {
-            false => {
-                applied = None;
-                said.clear();
-                Duration::MAX
-            }
-            true => {
-                let failures = apply_file(&client, &path, &mut applied).await;
-                failures
-                    .iter()
-                    .filter(|sentence| !said.contains(*sentence))
-                    .for_each(|sentence| error!("{sentence}"));
-                said = failures.into_iter().collect();
-                LOOK_AGAIN
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = leadership.changed(), if pause == Duration::MAX => {}
+        if !leadership.holds() {
+            applied.clear();
+            said.clear();
+            leadership.changed().await;
+            continue;
         }
+        let failures = apply_file(&client, &path, &mut applied).await;
+        failures
+            .iter()
+            .filter(|sentence| !said.contains(*sentence))
+            .for_each(|sentence| error!("{sentence}"));
+        said = failures.into_iter().collect();
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-/// Answers what went wrong, one sentence each; `applied` is the text of which nothing went wrong.
-async fn apply_file(client: &Client, path: &Path, applied: &mut Option<String>) -> Vec<String> {
+/// Answers what went wrong, one sentence each; `applied` is what the API server has taken.
+async fn apply_file(client: &Client, path: &Path, applied: &mut Objects) -> Vec<String> {
     let text = match tokio::fs::read_to_string(path).await {
         Ok(text) => text,
         Err(error) => return vec![format!("bootstrap file {}: {error}", path.display())],
     };
-    if applied.as_ref() == Some(&text) {
-        return Vec::new();
-    }
-    let failures = match objects(&text) {
+    match objects(&text) {
         Ok((objects, mut failures)) => {
-            failures.extend(apply_all(client, &objects).await);
+            failures.extend(apply_all(client, &objects, applied).await);
             failures
         }
         Err(error) => vec![format!("bootstrap file {}: {error:#}", path.display())],
-    };
-    *applied = failures.is_empty().then_some(text);
-    failures
+    }
 }
 
 /// Objects by kind and name.
@@ -115,21 +103,39 @@ fn resource(kind: &str) -> Option<ApiResource> {
 }
 
 /// One bad object costs no other one.
-async fn apply_all(client: &Client, objects: &Objects) -> Vec<String> {
+async fn apply_all(client: &Client, objects: &Objects, applied: &mut Objects) -> Vec<String> {
+    if objects == applied {
+        return Vec::new();
+    }
     let mut failures = Vec::new();
-    for ((kind, name), object) in objects {
+    for (key, object) in objects {
+        let (kind, name) = key;
+        if applied.get(key) == Some(object) {
+            continue;
+        }
         let Some(resource) = resource(kind) else { continue };
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         let params = PatchParams::apply(MANAGER).force();
         match api.patch(name, &params, &Patch::Apply(object)).await {
-            Ok(_) => info!(kind, name, "applied"),
-            Err(error) => failures.push(format!("{kind} {name}: {}", sentence(&error))),
+            Ok(_) => {
+                info!(kind, name, "applied");
+                applied.insert(key.clone(), object.clone());
+            }
+            Err(error) => failures.push(format!("{kind} {name}: {}", without_name(&sentence(&error)))),
         }
     }
     failures.extend(prune::<IPAddressPool>(client, objects).await);
     failures.extend(prune::<Advertisement>(client, objects).await);
     failures.extend(prune::<BGPPeer>(client, objects).await);
+    if failures.is_empty() {
+        applied.retain(|key, _| objects.contains_key(key));
+    }
     failures
+}
+
+/// `IPAddressPool.portolan.dev "lab" is invalid: spec.addresses: ..` from the field on.
+fn without_name(message: &str) -> &str {
+    message.split_once(" is invalid: ").map_or(message, |(_, rest)| rest)
 }
 
 /// Deletes what an earlier file had and this one has not.

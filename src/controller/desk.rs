@@ -172,6 +172,11 @@ impl Desk {
         (!decision.steps.is_empty()).then_some(Job { decision, service, allocations })
     }
 
+    /// Everyone who was touched was decided for.
+    pub fn is_idle(&self) -> bool {
+        self.touched.is_empty()
+    }
+
     /// When an address will have rested long enough, in seconds since the epoch.
     pub fn next_expiry(&self) -> Option<i64> {
         allocate::next_expiry(&self.index.snapshot()?, self.supply.as_ref()?)

@@ -131,9 +131,9 @@ impl Pass<'_> {
         if !self.classes.own(service) {
             return;
         }
-        for family in &service.families {
-            if choose::held(self, service, *family).is_none() {
-                let shown = choose::shown(self, service, *family);
+        for family in choose::wanted(service) {
+            if choose::held(self, service, family).is_none() {
+                let shown = choose::shown(self, service, family);
                 shown.into_iter().for_each(|hold| self.take(&hold, service));
             }
         }
@@ -180,8 +180,8 @@ impl Pass<'_> {
             refusals.extend(refusal);
         }
         // RequireDualStack is all or nothing: for one family alone nothing is taken, and nothing more is shown (A10).
-        let lacking =
-            service.family_policy == FamilyPolicy::RequireDualStack && holds.len() < service.families.len();
+        let lacking = service.family_policy == FamilyPolicy::RequireDualStack
+            && holds.len() < choose::wanted(service).len();
         holds.retain(|hold| !lacking || !hold.new);
         holds.iter().filter(|hold| hold.new).for_each(|hold| self.take(hold, service));
         let mut steps: Vec<Step> = holds.iter().filter_map(|hold| self.bind(hold.address)).collect();

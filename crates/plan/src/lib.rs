@@ -25,6 +25,8 @@ pub mod supply;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod properties;
 
 pub use classes::Classes;
 pub use service::NodeView;

@@ -265,7 +265,7 @@ fn unresolved(snapshot: &Snapshot, advertisement: &Advertisement) -> Vec<Problem
     let problem = |field: String, kind: &str, name: &Name| Problem {
         object: ObjectId::cluster("Advertisement", advertisement.name.clone()),
         field,
-        reason: "UnknownReference",
+        reason: "ReferenceNotFound",
         message: format!("there is no {kind} named {name:?}"),
     };
     let peers = advertisement.bgp.iter().flat_map(|bgp| bgp.peers.iter().enumerate());

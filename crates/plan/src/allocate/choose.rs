@@ -69,12 +69,24 @@ type Choice = (Option<Hold>, Option<Refusal>);
 
 /// One choice for each family of the Service, in its order (A10).
 pub fn families(pass: &Pass, service: &Service) -> Vec<Choice> {
-    let settled: Vec<_> = service.families.iter().map(|family| settled(pass, service, *family)).collect();
-    let open = service.families.iter().zip(&settled).filter(|(_, choice)| choice.is_none());
+    let wanted = wanted(service);
+    let settled: Vec<_> = wanted.iter().map(|family| settled(pass, service, *family)).collect();
+    let open = wanted.iter().zip(&settled).filter(|(_, choice)| choice.is_none());
     let open: Vec<Family> = open.map(|(family, _)| *family).collect();
     let mut from_pools = from_pools(pass, service, &open).into_iter();
     let fill = |choice: Option<Choice>| choice.or_else(|| from_pools.next()).unwrap_or((None, None));
     settled.into_iter().map(fill).chain(strangers(service)).collect()
+}
+
+/// The Service's families in its order, each once.
+pub fn wanted(service: &Service) -> Vec<Family> {
+    let mut wanted = Vec::new();
+    for family in &service.families {
+        if !wanted.contains(family) {
+            wanted.push(*family);
+        }
+    }
+    wanted
 }
 
 /// Requests in a family that the Service does not have.
