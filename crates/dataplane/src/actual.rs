@@ -61,6 +61,8 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Half {
     pub target: Option<Target>,
+    /// `host-ports` or `cluster-ports` has the key.
+    pub listed: bool,
     pub slots: Vec<Backend>,
 }
 
@@ -86,7 +88,7 @@ impl Entry {
 
 impl Half {
     fn is_empty(&self) -> bool {
-        self.target.is_none() && self.slots.is_empty()
+        self.target.is_none() && self.slots.is_empty() && !self.listed
     }
 }
 
@@ -109,6 +111,9 @@ impl Actual {
             Change::Sources { key, to, .. } => self.edit(*key, |entry| entry.sources = to.clone()),
             Change::Hairpin { address, there } => insert_or_remove(&mut self.hairpin, *address, *there),
             Change::Vip { address, there } => insert_or_remove(&mut self.vips, *address, *there),
+            Change::Listed { key, side, there } => {
+                self.edit(*key, |entry| entry.half_mut(*side).listed = *there);
+            }
             Change::Endpoint { key, side, index, to, .. } => {
                 self.edit(*key, |entry| put(&mut entry.half_mut(*side).slots, *index as usize, *to));
             }

@@ -34,6 +34,12 @@ pub enum Change {
         address: IpAddr,
         there: bool,
     },
+    /// Membership in `host-ports` or `cluster-ports`.
+    Listed {
+        key: Key,
+        side: Side,
+        there: bool,
+    },
     /// `index` counts from zero on either side; `replaces` = something stands there.
     Endpoint {
         key: Key,
@@ -77,11 +83,12 @@ impl Change {
             Change::Fixed(_) | Change::Chain(_) => Phase::Chains,
             Change::Stray { .. } => Phase::Supply,
             Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
-            Change::Hairpin { there: true, .. } => Phase::Supply,
+            Change::Hairpin { there: true, .. } | Change::Listed { there: true, .. } => Phase::Supply,
             Change::Publish { to: Some(_), .. } | Change::Vip { there: true, .. } => Phase::Publish,
             Change::Publish { to: None, .. } => Phase::Unpublish,
             Change::Sources { to: None, .. } | Change::Endpoint { to: None, .. } => Phase::Remove,
-            Change::Hairpin { there: false, .. } | Change::Vip { there: false, .. } => Phase::Remove,
+            Change::Hairpin { there: false, .. } | Change::Listed { there: false, .. } => Phase::Remove,
+            Change::Vip { there: false, .. } => Phase::Remove,
             Change::DropChain(_) | Change::DropForeignChain(_) | Change::DropForeignSet(_) => Phase::Chaff,
         }
     }
@@ -147,6 +154,9 @@ impl<'a> Script<'a> {
             Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
             Change::Hairpin { address, there } => {
                 self.member(layout::HAIRPIN, Element::member(key::hairpin_bytes(*address)), *there);
+            }
+            Change::Listed { key, side, there } => {
+                self.member(ports(*side), Element::member(key.bytes()), *there);
             }
             Change::Vip { address, there } => {
                 self.member(layout::VIPS, Element::member(key::address_bytes(*address)), *there);
@@ -264,6 +274,13 @@ fn map(side: Side) -> &'static str {
     }
 }
 
+fn ports(side: Side) -> &'static str {
+    match side {
+        Side::Outside => layout::HOST_PORTS,
+        Side::Cluster => layout::CLUSTER_PORTS,
+    }
+}
+
 fn endpoint(key: &Key, side: Side, index: u32, to: Option<Backend>) -> Element {
     let value = to.map_or(Value::None, |backend| Value::Bytes(key::backend_bytes(&backend)));
     Element::new(key.slot(side.offset() + index), value)
@@ -271,8 +288,8 @@ fn endpoint(key: &Key, side: Side, index: u32, to: Option<Backend>) -> Element {
 
 fn service(key: &Key, to: Option<Target>) -> Element {
     let verdict = to.map(|target| match target {
-        Target::Pick(pick) => Verdict::Goto(pick.to_string().into()),
-        Target::Refuse => Verdict::Goto(layout::REFUSE.into()),
+        Target::Pick(pick) => Verdict::Jump(pick.to_string().into()),
+        Target::Refuse => Verdict::Jump(layout::REFUSE.into()),
         Target::Drop | Target::Unknown => Verdict::Drop,
     });
     Element::new(key.bytes(), verdict.map_or(Value::None, Value::Verdict))

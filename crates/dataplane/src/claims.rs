@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portolan_model::{Address, Family, Forwarding, Frontend, ServiceId, ServicePlan};
+use portolan_model::{Address, Family, Forwarding, Frontend, Protocol, ServiceId, ServicePlan};
 
 use crate::key::Key;
 
@@ -99,6 +99,8 @@ impl Claims {
         old.into_iter().for_each(|registered| self.drop_keys(id, family, nodes, registered));
         new.into_iter().for_each(|registered| self.add_keys(id, family, nodes, registered));
         recount(&mut self.vips, family, &before.vips, &after.vips, &mut dirty.vips);
+        let moved = before.vips.symmetric_difference(&after.vips).filter(|ip| Family::of(ip) == family);
+        moved.for_each(|ip| dirty.keys.extend(self.keys_at(*ip))); // listed or not
         recount(&mut self.hairpin, family, &before.hairpin, &after.hairpin, &mut dirty.hairpin);
     }
 
@@ -147,6 +149,13 @@ impl Claims {
             let first = last.replace(claim.key) != Some(claim.key);
             first.then(|| claim.forwarding(plan).map(|forwarding| (claim.key, forwarding)))?
         })
+    }
+
+    /// Every claimed key at an address.
+    pub fn keys_at(&self, address: IpAddr) -> impl Iterator<Item = Key> {
+        let first = Key { address, protocol: Protocol::Tcp, port: 0 };
+        let claims = self.by_key.range(Claim { key: first, rank: None }..);
+        claims.map(|(claim, _)| claim.key).take_while(move |key| key.address == address)
     }
 
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> {

@@ -20,14 +20,18 @@ pub struct Wanted<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct WantedHalf<'a> {
     pub target: Target,
+    /// A member of the side's set of ports: by it a packet that raced with a commit is known. The VIPs' own set does
+    /// that for whatever is at a VIP.
+    pub listed: bool,
     pub backends: &'a [Backend],
 }
 
 impl<'a> Wanted<'a> {
-    pub fn new(forwarding: &'a Forwarding, family: Family, detector: bool) -> Self {
+    /// `at_vip`: the frontend's address is in `vips`.
+    pub fn new(forwarding: &'a Forwarding, family: Family, detector: bool, at_vip: bool) -> Self {
         let half = |action, side| {
             let (target, backends) = translate(action, side, detector);
-            WantedHalf { target, backends }
+            WantedHalf { target, backends, listed: side == Side::Cluster || !at_vip }
         };
         let differs = forwarding.from_cluster != forwarding.from_outside;
         Wanted {
@@ -76,6 +80,10 @@ fn diff_half(
         let replaces = index < slots.len();
         changes.push(Change::Endpoint { key, side, index: index as u32, replaces, to });
     });
+    let listed = wanted.is_some_and(|half| half.listed);
+    if listed != actual.is_some_and(|half| half.listed) {
+        changes.push(Change::Listed { key, side, there: listed });
+    }
     let (from, to) = (actual.and_then(|half| half.target), wanted.map(|half| half.target));
     if from != to {
         changes.push(Change::Publish { key, side, from, to });

@@ -25,10 +25,13 @@ pub const CLUSTER_SERVICES: &str = "cluster-services";
 pub const ENDPOINTS: &str = "endpoints";
 pub const VIPS: &str = "vips";
 pub const HAIRPIN: &str = "hairpin";
+pub const HOST_PORTS: &str = "host-ports";
+pub const CLUSTER_PORTS: &str = "cluster-ports";
 pub const FW_VIPS: &str = "fw-vips";
 pub const FW_ALLOW: &str = "fw-allow";
 pub const REFUSE: &str = "refuse";
 const RACED: &str = "raced";
+const CLUSTER_RACED: &str = "cluster-raced";
 const SOURCE_RANGES: &str = "source-ranges";
 const MARK_NONPODS: &str = "mark-nonpods";
 const PREROUTING: &str = "nat-prerouting";
@@ -36,8 +39,18 @@ const OUTPUT: &str = "nat-output";
 const POSTROUTING: &str = "nat-postrouting";
 
 /// Every chain after those that it leads to, the hooks last.
-pub const FIXED: [&str; 9] =
-    [REFUSE, MARK_NONPODS, RACED, SOURCE_RANGES, CLUSTER_SERVICES, SERVICES, POSTROUTING, PREROUTING, OUTPUT];
+pub const FIXED: [&str; 10] = [
+    REFUSE,
+    MARK_NONPODS,
+    RACED,
+    CLUSTER_RACED,
+    SOURCE_RANGES,
+    CLUSTER_SERVICES,
+    SERVICES,
+    POSTROUTING,
+    PREROUTING,
+    OUTPUT,
+];
 
 /// The node's facts that the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +92,7 @@ pub fn table_family(family: Family) -> TableFamily {
     }
 }
 
-pub fn sets() -> [(&'static str, Set); 7] {
+pub fn sets() -> [(&'static str, Set); 9] {
     use KeyType::{Address, Index, Port, Protocol};
     let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
     let map = |key: &[KeyType], value| Set { value: Some(value), ..set(key) };
@@ -89,6 +102,9 @@ pub fn sets() -> [(&'static str, Set); 7] {
         (CLUSTER_SERVICES, map(&frontend, ValueType::Verdict)),
         (ENDPOINTS, map(&[Address, Protocol, Port, Index], ValueType::Concat(vec![Address, Port]))),
         (VIPS, set(&[Address])),
+        // the frontends whose address is no VIP, and those that are in `cluster-services`: see `raced`
+        (HOST_PORTS, set(&frontend)),
+        (CLUSTER_PORTS, set(&frontend)),
         (HAIRPIN, set(&[Address, Address])),
         (FW_VIPS, set(&frontend)),
         (FW_ALLOW, Set { interval: true, ..set(&[Address, Protocol, Port, Address]) }),
@@ -144,16 +160,22 @@ impl Rules<'_> {
             SOURCE_RANGES => vec![self.source_ranges()],
             CLUSTER_SERVICES => vec![
                 rule([Statement::Vmap { key: frontend(), map: CLUSTER_SERVICES.into() }]),
-                retry([is_vip(), dnat(Side::Cluster, 1)]),
+                rule([is_port(CLUSTER_PORTS), goto(CLUSTER_RACED)]),
             ],
             SERVICES => vec![
                 rule([Statement::Vmap { key: frontend(), map: SERVICES.into() }]),
                 rule([is_vip(), goto(RACED)]),
+                rule([is_port(HOST_PORTS), goto(RACED)]),
             ],
             RACED => vec![
                 rule([jump(MARK_NONPODS)]),
                 retry([dnat(Side::Outside, 1)]),
                 rule([Statement::Reject]), // S17
+            ],
+            CLUSTER_RACED => vec![
+                rule([jump(MARK_NONPODS)]),
+                retry([dnat(Side::Cluster, 1)]),
+                rule([Statement::Verdict(Verdict::Drop)]),
             ],
             MARK_NONPODS => self.mark_nonpods(),
             REFUSE => vec![rule([Statement::Reject])],
@@ -220,6 +242,10 @@ fn is_vip() -> Statement {
     Statement::InSet { key: vec![Field::Daddr], set: VIPS.into(), negate: false }
 }
 
+fn is_port(set: &str) -> Statement {
+    Statement::InSet { key: frontend(), set: set.into(), negate: false }
+}
+
 fn dnat(side: Side, modulus: u32) -> Statement {
     let mut key = frontend();
     key.push(Field::Numgen { modulus, offset: side.offset() });
@@ -238,8 +264,10 @@ fn rule<const N: usize>(statements: [Statement; N]) -> Rule {
     Rule::new(statements.to_vec())
 }
 
-/// A packet that looked up one map before a commit and the other after it takes index 0, which is always there
-/// (nftables.md, decision 4).
+/// A packet that read one map before a commit and the other after it takes index 0, which is always there (nftables.md,
+/// decision 4). It comes here in two ways: through a pick chain whose count is not that of `endpoints`; and through
+/// `raced`, when it found no verdict in the middle of a replacement, or one that leads to a chain which in the packet's own
+/// generation is not yet or no longer filled. That is why verdicts jump: after a goto such a packet would go out as it is.
 fn retry<const N: usize>(statements: [Statement; N]) -> Rule {
     Rule::commented(statements.to_vec(), "raced with a commit")
 }

@@ -36,6 +36,8 @@ impl Reader<'_> {
         self.chains()?;
         self.services(Side::Outside, layout::SERVICES)?;
         self.services(Side::Cluster, layout::CLUSTER_SERVICES)?;
+        self.listed(Side::Outside, layout::HOST_PORTS)?;
+        self.listed(Side::Cluster, layout::CLUSTER_PORTS)?;
         self.endpoints()?;
         self.addresses()?;
         self.sources()
@@ -90,6 +92,14 @@ impl Reader<'_> {
             let key = self.key(element)?;
             self.actual.count(None, Some(target));
             self.actual.entries.entry(key).or_default().half_mut(side).target = Some(target);
+        }
+        Some(())
+    }
+
+    fn listed(&mut self, side: Side, set: &str) -> Option<()> {
+        for element in self.elements(set) {
+            let key = self.key(element)?;
+            self.actual.entries.entry(key).or_default().half_mut(side).listed = true;
         }
         Some(())
     }
@@ -177,11 +187,11 @@ impl Reader<'_> {
 fn read_target(verdict: &Verdict, side: Side) -> Target {
     match verdict {
         Verdict::Drop => Target::Drop,
-        Verdict::Goto(chain) if **chain == *layout::REFUSE => Target::Refuse,
-        Verdict::Goto(chain) => {
+        Verdict::Jump(chain) if **chain == *layout::REFUSE => Target::Refuse,
+        Verdict::Jump(chain) => {
             Pick::parse(chain).filter(|pick| pick.side == side).map_or(Target::Unknown, Target::Pick)
         }
-        Verdict::Accept | Verdict::Return | Verdict::Jump(_) => Target::Unknown,
+        Verdict::Accept | Verdict::Return | Verdict::Goto(_) => Target::Unknown,
     }
 }
 

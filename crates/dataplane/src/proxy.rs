@@ -41,8 +41,9 @@ impl Proxy {
         self.dirty.hairpin.extend(&self.actual.hairpin);
     }
 
-    pub fn wanted<'a>(&self, forwarding: &'a Forwarding, settings: &Settings) -> Wanted<'a> {
-        Wanted::new(forwarding, self.family, settings.detector(self.family))
+    pub fn wanted<'a>(&self, key: Key, forwarding: &'a Forwarding, settings: &Settings) -> Wanted<'a> {
+        let at_vip = self.wants_vip(&key.address, settings);
+        Wanted::new(forwarding, self.family, settings.detector(self.family), at_vip)
     }
 
     /// A VIP that is the node's own address keeps the host's other ports open (S28).
@@ -86,7 +87,7 @@ impl Proxy {
         let mut dirty = std::mem::take(&mut self.dirty.keys);
         dirty.retain(|key| {
             let before = changes.len();
-            let wanted = self.claims.winner(*key).map(|forwarding| self.wanted(forwarding, settings));
+            let wanted = self.claims.winner(*key).map(|forwarding| self.wanted(*key, forwarding, settings));
             entry::diff(*key, self.actual.entries.get(key), wanted.as_ref(), changes);
             changes.len() > before
         });
@@ -152,7 +153,7 @@ impl Proxy {
     pub fn serves(&self, key: Key, settings: &Settings) -> bool {
         let published = self.actual.entries.get(&key).and_then(|entry| entry.outside.target);
         let wanted =
-            self.claims.winner(key).map(|forwarding| self.wanted(forwarding, settings).outside.target);
+            self.claims.winner(key).map(|forwarding| self.wanted(key, forwarding, settings).outside.target);
         match (published, wanted) {
             (Some(Target::Pick(_)), Some(Target::Pick(_)) | None) => true,
             (published, wanted) => published.is_some() && published == wanted,
@@ -170,7 +171,10 @@ impl Proxy {
         for (pick, chain) in &mut self.actual.picks {
             chain.intact &= layout::pick(old, *pick) == layout::pick(new, *pick);
         }
-        self.dirty.vips.extend(old.node_port_addresses.symmetric_difference(&new.node_port_addresses));
+        for address in old.node_port_addresses.symmetric_difference(&new.node_port_addresses) {
+            self.dirty.vips.insert(*address);
+            self.dirty.keys.extend(self.claims.keys_at(*address));
+        }
         if old.detector(self.family) != new.detector(self.family) {
             self.touch_all();
         }
@@ -185,7 +189,7 @@ impl Proxy {
         let mut changes = Vec::new();
         let mut picks = BTreeSet::new();
         for (key, forwarding) in self.claims.winners() {
-            let wanted = self.wanted(forwarding, settings);
+            let wanted = self.wanted(key, forwarding, settings);
             entry::diff(key, None, Some(&wanted), &mut changes);
             let targets = Side::ALL.iter().filter_map(|side| wanted.half(*side)).map(|half| half.target);
             picks.extend(targets.filter_map(Target::pick).flat_map(Pick::chains));

@@ -25,8 +25,8 @@ const REQUIRED: &str = "PORTOLAN_LAB_REQUIRED";
 /// with a loud line, or fails where `PORTOLAN_LAB_REQUIRED` is set. A failure says how to look into the lab, and the logs
 /// are kept.
 pub fn in_lab(name: &str, body: impl AsyncFnOnce(&'static Lab) -> anyhow::Result<()>) {
-    if !nix::unistd::geteuid().is_root() {
-        return cannot_run(name, "needs root: it makes network namespaces");
+    if !has_root(name) {
+        return;
     }
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let shared = SHARED.get_or_init(bring_up);
@@ -49,6 +49,15 @@ pub fn in_lab(name: &str, body: impl AsyncFnOnce(&'static Lab) -> anyhow::Result
             resume_unwind(panic)
         }
     }
+}
+
+/// For tests that make namespaces of their own: false, said loudly, without root.
+pub fn has_root(name: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        cannot_run(name, "needs root: it makes network namespaces");
+    }
+    root
 }
 
 fn bring_up() -> Shared {

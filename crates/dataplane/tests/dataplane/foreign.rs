@@ -112,7 +112,7 @@ fn elements_gone_or_other() {
 }
 
 fn verdict(chain: &str) -> Value {
-    Value::Verdict(Verdict::Goto(chain.into()))
+    Value::Verdict(Verdict::Jump(chain.into()))
 }
 
 #[test]

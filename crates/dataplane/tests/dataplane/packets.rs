@@ -276,7 +276,6 @@ fn a_trace_says_why() {
     let trace = evaluate(&dataplane.desired(Family::Ipv4), &packet);
     expect![[r#"
         services: 172.30.0.11:30080/tcp is in services
-        services: goto masq-pick-2
         masq-pick-2: marked 0x4000
         masq-pick-2: goto pick-2
         pick-2: 2 of 2 draws find an endpoint in endpoints
@@ -297,10 +296,16 @@ fn the_whole_table_as_text() {
     let text = render(&dataplane(settings(), [plan]));
     expect![[r#"
         table ip portolan {
+        	set cluster-ports {
+        		type ipv4_addr . inet_proto . inet_service
+        		elements = {
+        			192.0.2.10 . tcp . 80,
+        		}
+        	}
         	map cluster-services {
         		type ipv4_addr . inet_proto . inet_service : verdict
         		elements = {
-        			192.0.2.10 . tcp . 80 : goto cluster-nonpod-pick-2,
+        			192.0.2.10 . tcp . 80 : jump cluster-nonpod-pick-2,
         		}
         	}
         	map endpoints {
@@ -330,10 +335,13 @@ fn the_whole_table_as_text() {
         			10.244.1.5 . 10.244.1.5,
         		}
         	}
+        	set host-ports {
+        		type ipv4_addr . inet_proto . inet_service
+        	}
         	map services {
         		type ipv4_addr . inet_proto . inet_service : verdict
         		elements = {
-        			192.0.2.10 . tcp . 80 : goto pick-1,
+        			192.0.2.10 . tcp . 80 : jump pick-1,
         		}
         	}
         	set vips {
@@ -351,9 +359,14 @@ fn the_whole_table_as_text() {
         		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
         		drop
         	}
+        	chain cluster-raced {
+        		jump mark-nonpods
+        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        		drop
+        	}
         	chain cluster-services {
         		ip daddr . meta l4proto . th dport vmap @cluster-services
-        		ip daddr @vips dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        		ip daddr . meta l4proto . th dport @cluster-ports goto cluster-raced
         	}
         	chain mark-nonpods {
         		ip saddr 10.244.0.0/16 return
@@ -392,6 +405,7 @@ fn the_whole_table_as_text() {
         	chain services {
         		ip daddr . meta l4proto . th dport vmap @services
         		ip daddr @vips goto raced
+        		ip daddr . meta l4proto . th dport @host-ports goto raced
         	}
         	chain source-ranges {
         		ip daddr . meta l4proto . th dport @fw-vips ip daddr . meta l4proto . th dport . ip saddr != @fw-allow drop

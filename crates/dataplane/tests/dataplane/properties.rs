@@ -153,7 +153,7 @@ fn what_is_published_has_its_endpoints_after_every_step() {
 /// Keys that a map sends to a pick chain, with the number of endpoints that it expects.
 fn picks(kernel: &Kernel, family: Family, map: &str) -> BTreeMap<Bytes, u32> {
     let count = |element: &Element| match &element.value {
-        Value::Verdict(Verdict::Goto(chain)) => chain.rsplit_once("pick-")?.1.parse().ok(),
+        Value::Verdict(Verdict::Jump(chain)) => chain.rsplit_once("pick-")?.1.parse().ok(),
         _ => None,
     };
     kernel.elements(family, map).iter().filter_map(|(key, e)| Some((key.clone(), count(e)?))).collect()

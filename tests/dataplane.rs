@@ -1,0 +1,368 @@
+//! Plans in a real kernel, and real packets through it: a node, a client and pods in network namespaces of this test's own.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use portolan::dataplane::kernel::Kernel;
+use portolan_dataplane::{Dataplane, Settings};
+use portolan_lab::netns::{self, Namespace};
+use portolan_lab::pod_server::{Answer, PodServer, Port};
+use portolan_lab::probe::{self, Tally};
+use portolan_lab::testing;
+use portolan_model::{
+    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
+    ServicePlan,
+};
+
+const CLIENT: &str = "198.51.100.2";
+const NODE: &str = "198.51.100.1";
+const CLIENT6: &str = "2001:db8:1::2";
+const PODS: [&str; 3] = ["10.244.1.2", "10.244.1.6", "10.244.1.10"];
+const PODS6: [&str; 3] = ["fd00:10:244:1::2", "fd00:10:244:1::6", "fd00:10:244:1::10"];
+
+/// ```text
+///   client 198.51.100.2 ── .1 node ─┬─ pod0 10.244.1.2
+///                                   ├─ pod1 10.244.1.6
+///                                   └─ pod2 10.244.1.10
+/// ```
+struct Site {
+    prefix: String,
+    client: Namespace,
+    node: Namespace,
+    pods: Vec<Namespace>,
+    _servers: Vec<PodServer>,
+}
+
+impl Site {
+    async fn up() -> anyhow::Result<Site> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let prefix = format!("ptdp{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = |role: &str| format!("{prefix}-{role}");
+        let pods: Vec<String> = (0..PODS.len()).map(|i| name(&format!("pod{i}"))).collect();
+        let others = || pods.iter().chain([&name("client")]).cloned().collect::<Vec<_>>();
+        let mut batch = format!("netns add {}\n", name("node"));
+        for (i, other) in others().iter().enumerate() {
+            batch += &format!("netns add {other}\n");
+            batch +=
+                &format!("link add eth0 netns {other} type veth peer name to{i} netns {}\n", name("node"));
+        }
+        netns::ip(&batch).await?;
+        let open = |name: &String| Namespace::open(name);
+        let mut site = Site {
+            node: open(&name("node"))?,
+            client: open(&name("client"))?,
+            pods: pods.iter().map(open).collect::<anyhow::Result<_>>()?,
+            _servers: Vec::new(),
+            prefix,
+        };
+        site.address().await?;
+        let ports = [Port::Tcp(8080), Port::Udp(8080)];
+        let servers = site.pods.iter().enumerate();
+        site._servers = servers
+            .map(|(i, ns)| PodServer::start(ns, &format!("pod{i}"), "n1", &ports))
+            .collect::<anyhow::Result<_>>()?;
+        Ok(site)
+    }
+
+    async fn address(&self) -> anyhow::Result<()> {
+        let forwarding = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+        self.node.sysctl(&forwarding)?;
+        self.node.ip("link set lo up\n").await?;
+        for (i, ns) in self.pods.iter().enumerate() {
+            let (gateway, gateway6) =
+                (format!("10.244.1.{}", 4 * i + 1), format!("fd00:10:244:1::{:x}1", i + 1));
+            self.link(ns, i, (PODS[i], &gateway, 30), (PODS6[i], &gateway6)).await?;
+        }
+        let at = self.pods.len();
+        self.link(&self.client, at, (CLIENT, NODE, 24), (CLIENT6, "2001:db8:1::1")).await?;
+        self.node.ip(&format!("route add default via {CLIENT}\nroute add default via {CLIENT6}\n")).await
+    }
+
+    /// One link of the node: IPv4 by subnet, IPv6 by host routes.
+    async fn link(
+        &self,
+        ns: &Namespace,
+        i: usize,
+        v4: (&str, &str, u8),
+        v6: (&str, &str),
+    ) -> anyhow::Result<()> {
+        let ((own, gateway, length), (own6, gateway6)) = (v4, v6);
+        self.node
+            .ip(&format!(
+                "link set to{i} up\naddr add {gateway}/{length} dev to{i}\naddr add {gateway6}/128 dev to{i} nodad\n\
+                 route add {own6}/128 dev to{i}\n"
+            ))
+            .await?;
+        ns.ip(&format!(
+            "link set lo up\nlink set eth0 up\naddr add {own}/{length} dev eth0\naddr add {own6}/128 dev eth0 nodad\n\
+             route add default via {gateway}\nroute add {gateway6}/128 dev eth0\nroute add default via {gateway6}\n"
+        ))
+        .await
+    }
+
+    fn kernel(&self) -> Kernel {
+        self.node.run(Kernel::open).unwrap().unwrap()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for name in netns::list(&self.prefix) {
+            let deleted = std::process::Command::new("ip").args(["netns", "del", &name]).status();
+            assert!(deleted.is_ok_and(|status| status.success()), "namespace {name} stays behind");
+        }
+    }
+}
+
+fn on_site(name: &str, body: impl AsyncFnOnce(&Site) -> anyhow::Result<()>) {
+    if !testing::has_root(name) {
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let site = Site::up().await.unwrap();
+        body(&site).await.unwrap();
+    });
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()],
+        node_port_addresses: [NODE.parse().unwrap()].into(),
+        ..Settings::default()
+    }
+}
+
+fn balance(masquerade: Masquerade, pods: &[&str]) -> Action {
+    let backends: BTreeSet<SocketAddr> = pods.iter().map(|pod| at(pod, 8080)).collect();
+    let backends = backends.into_iter().collect();
+    Action::Balance(Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random })
+}
+
+fn same(action: Action) -> Forwarding {
+    Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None }
+}
+
+fn at(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+fn vip(address: &str) -> Frontend {
+    Frontend { address: Address::Vip(address.parse().unwrap()), protocol: Protocol::Tcp, port: 80 }
+}
+
+fn plan(frontends: impl IntoIterator<Item = (Frontend, Forwarding)>) -> ServicePlan {
+    let frontends: std::collections::BTreeMap<_, _> = frontends.into_iter().collect();
+    let vip = |frontend: &Frontend| match frontend.address {
+        Address::Vip(ip) => Some(ip),
+        Address::NodePort(_) => None,
+    };
+    let vips = frontends.keys().filter_map(vip).collect();
+    let hairpin = PODS.iter().chain(&PODS6).map(|pod| pod.parse().unwrap()).collect();
+    ServicePlan { frontends, vips, hairpin }
+}
+
+/// A kernel that serves the plan.
+fn serve(site: &Site, plan: ServicePlan) -> (Kernel, Dataplane) {
+    let (mut kernel, mut dataplane) = (site.kernel(), Dataplane::new(settings()));
+    dataplane.set_service(&id(), 0, Some(Arc::new(plan)));
+    dataplane.observed(&kernel.observe().unwrap());
+    kernel.write(&mut dataplane).unwrap();
+    (kernel, dataplane)
+}
+
+fn id() -> ServiceId {
+    ServiceId::new("default", "web")
+}
+
+async fn answered_by(ns: &Namespace, to: SocketAddr) -> anyhow::Result<(Vec<String>, Vec<IpAddr>)> {
+    let Tally { pods, clients, failures, .. } = probe::many(ns, to, 24).await;
+    anyhow::ensure!(failures.is_empty(), "{} -> {to}: {failures:?}", ns.name());
+    Ok((pods.into_keys().collect(), clients.into_keys().collect()))
+}
+
+#[track_caller]
+fn refused(answer: anyhow::Result<Answer>) {
+    let error = format!("{:#}", answer.expect_err("an answer"));
+    assert!(error.contains("refused"), "{error}");
+}
+
+fn silent(answer: anyhow::Result<Answer>) {
+    let error = format!("{:#}", answer.expect_err("an answer"));
+    assert!(error.contains("no answer"), "{error}");
+}
+
+fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    let mut ips: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    ips.sort();
+    ips
+}
+
+#[test]
+fn cluster_ip_from_a_client_a_pod_and_the_node() {
+    on_site("cluster_ip_from_a_client_a_pod_and_the_node", async |site| {
+        let udp = Frontend { protocol: Protocol::Udp, ..vip("10.96.0.1") };
+        let action = same(balance(Masquerade::NonPods, &PODS));
+        let _served = serve(site, plan([(vip("10.96.0.1"), action.clone()), (udp, action)]));
+        let to = at("10.96.0.1", 80);
+        let all: Vec<String> = ["pod0", "pod1", "pod2"].map(String::from).into();
+        let (pods, clients) = answered_by(&site.client, to).await?;
+        assert_eq!(pods, all);
+        assert_eq!(clients, ips(&["10.244.1.1", "10.244.1.5", "10.244.1.9"]), "S16: masqueraded");
+        assert_eq!(answered_by(&site.node, to).await?.0, all);
+        let (pods, clients) = answered_by(&site.pods[0], to).await?;
+        assert_eq!(pods, all);
+        assert_eq!(clients, ips(&[PODS[0], "10.244.1.1"]), "S15, S46: its own address, except by itself");
+        probe::udp(&site.client, to).await?;
+        probe::udp(&site.node, to).await?;
+        refused(probe::tcp(&site.client, at("10.96.0.1", 81)).await); // S17
+        refused(probe::tcp(&site.node, at("10.96.0.1", 81)).await);
+        Ok(())
+    });
+}
+
+#[test]
+fn s38_s39_refused_and_silent() {
+    on_site("s38_s39_refused_and_silent", async |site| {
+        let none_here =
+            Forwarding { from_outside: Action::Drop, ..same(balance(Masquerade::NonPods, &PODS)) };
+        let _served =
+            serve(site, plan([(vip("10.96.0.1"), same(Action::Reject)), (vip("192.0.2.10"), none_here)]));
+        refused(probe::tcp(&site.client, at("10.96.0.1", 80)).await);
+        refused(probe::tcp(&site.node, at("10.96.0.1", 80)).await);
+        silent(probe::tcp(&site.client, at("192.0.2.10", 80)).await);
+        answered_by(&site.pods[0], at("192.0.2.10", 80)).await?; // S45
+        answered_by(&site.node, at("192.0.2.10", 80)).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn s43_s44_node_ports_masquerade_and_local_policy_does_not() {
+    on_site("s43_s44_node_ports_masquerade_and_local_policy_does_not", async |site| {
+        let node_port =
+            Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Tcp, port: 30080 };
+        let local = Forwarding {
+            from_outside: balance(Masquerade::Never, &PODS[..1]),
+            ..same(balance(Masquerade::NonPods, &PODS))
+        };
+        let frontends =
+            [(node_port, same(balance(Masquerade::Always, &PODS[..1]))), (vip("192.0.2.10"), local)];
+        let _served = serve(site, plan(frontends));
+        let (_, clients) = answered_by(&site.client, at(NODE, 30080)).await?;
+        assert_eq!(clients, ips(&["10.244.1.1"]));
+        answered_by(&site.node, at(NODE, 30080)).await?;
+        let (pods, clients) = answered_by(&site.client, at("192.0.2.10", 80)).await?;
+        assert_eq!((pods, clients), (vec!["pod0".into()], ips(&[CLIENT])));
+        assert_eq!(answered_by(&site.pods[1], at("192.0.2.10", 80)).await?.0.len(), 3);
+        Ok(())
+    });
+}
+
+#[test]
+fn s27_source_ranges() {
+    on_site("s27_source_ranges", async |site| {
+        let mut forwarding = same(balance(Masquerade::Always, &PODS));
+        forwarding.allowed_sources = Some(vec!["10.244.1.2/32".parse()?, "10.244.1.8/29".parse()?]);
+        let _served = serve(site, plan([(vip("192.0.2.10"), forwarding)]));
+        answered_by(&site.pods[0], at("192.0.2.10", 80)).await?;
+        answered_by(&site.pods[2], at("192.0.2.10", 80)).await?;
+        silent(probe::tcp(&site.pods[1], at("192.0.2.10", 80)).await);
+        silent(probe::tcp(&site.client, at("192.0.2.10", 80)).await);
+        Ok(())
+    });
+}
+
+#[test]
+fn ipv6() {
+    on_site("ipv6", async |site| {
+        let frontends = [
+            (vip("fd00:10:96::1"), same(balance(Masquerade::NonPods, &PODS6))),
+            (vip("fd00:10:96::2"), same(Action::Reject)),
+        ];
+        let _served = serve(site, plan(frontends));
+        let to = at("fd00:10:96::1", 80);
+        assert_eq!(answered_by(&site.client, to).await?.0.len(), 3);
+        assert_eq!(answered_by(&site.node, to).await?.0.len(), 3);
+        assert_eq!(answered_by(&site.pods[0], to).await?.0.len(), 3, "itself among them");
+        refused(probe::tcp(&site.client, at("fd00:10:96::1", 81)).await);
+        refused(probe::tcp(&site.client, at("fd00:10:96::2", 80)).await);
+        Ok(())
+    });
+}
+
+/// Every kind of element and chain, so that each is read back as it was written.
+#[test]
+fn a_restart_writes_nothing_and_cleanup_leaves_nothing() {
+    on_site("a_restart_writes_nothing_and_cleanup_leaves_nothing", async |site| {
+        let mut local = Forwarding {
+            from_outside: balance(Masquerade::Always, &PODS[..1]),
+            ..same(balance(Masquerade::NonPods, &PODS))
+        };
+        local.allowed_sources = Some(vec!["198.51.100.0/24".parse()?, "10.244.1.2/32".parse()?]);
+        let node_port =
+            Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Sctp, port: 30080 };
+        let plan = plan([
+            (vip("10.96.0.1"), local),
+            (vip("10.96.0.2"), same(Action::Reject)),
+            (vip("10.96.0.3"), same(Action::Drop)),
+            (node_port, same(balance(Masquerade::Never, &PODS))),
+            (vip("fd00:10:96::1"), same(balance(Masquerade::NonPods, &PODS6))),
+        ]);
+        let (mut kernel, _) = serve(site, plan.clone());
+        let generation = kernel.generation()?;
+        let (mut again, mut dataplane) = serve(site, plan);
+        assert_eq!(again.generation()?, generation, "{:#?}", kernel.observe()?);
+        assert_eq!(again.write(&mut dataplane)?, 0);
+        // a changed rule and a foreign element are put right
+        site.node.output(&["nft", "add rule ip portolan services accept"]).await?;
+        site.node.output(&["nft", "add element ip portolan vips { 10.96.0.77 }"]).await?;
+        dataplane.observed(&again.observe()?);
+        assert_eq!(again.write(&mut dataplane)?, 1);
+        dataplane.observed(&again.observe()?);
+        assert_eq!(again.write(&mut dataplane)?, 0);
+        kernel.cleanup()?;
+        kernel.cleanup()?;
+        assert_eq!(site.node.output(&["nft", "list", "ruleset"]).await?, "");
+        Ok(())
+    });
+}
+
+/// nftables.md, bars: connections lost or refused while one service changes its endpoints without pause: 0.
+#[test]
+fn flapping_endpoints_lose_no_connection() {
+    const CONNECTIONS: usize = 2_000;
+    on_site("flapping_endpoints_lose_no_connection", async |site| {
+        let of =
+            |pods: &[&str]| Arc::new(plan([(vip("10.96.0.1"), same(balance(Masquerade::NonPods, pods)))]));
+        let sets = [of(&PODS), of(&PODS[1..]), of(&PODS[..1]), of(&PODS[..2])];
+        let (mut kernel, mut dataplane) =
+            serve(site, plan([(vip("10.96.0.1"), same(balance(Masquerade::NonPods, &PODS)))]));
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let flapping = std::thread::spawn(move || {
+            let mut transactions = 0;
+            for plan in sets.iter().cycle() {
+                dataplane.set_service(&id(), 0, Some(plan.clone()));
+                transactions += kernel.write(&mut dataplane).unwrap();
+                if stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty) {
+                    return transactions;
+                }
+            }
+            unreachable!("the sets never end")
+        });
+        let tally = probe::many(&site.client, at("10.96.0.1", 80), CONNECTIONS).await;
+        drop(stop);
+        let transactions = flapping.join().unwrap();
+        println!(
+            "{} connections over {transactions} transactions, slowest {:?}",
+            tally.asked(),
+            tally.slowest
+        );
+        assert!(transactions > 100, "{transactions}");
+        assert_eq!(tally.failures, []);
+        assert_eq!(tally.answered, CONNECTIONS);
+        Ok(())
+    });
+}
