@@ -1,20 +1,19 @@
 //! /healthz and /readyz: whether the process lives, and whether it does its work.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// Serves until the process ends. `ready` carries why the process is not ready yet, or None.
 ///
 /// Fails when the address cannot be bound.
 pub async fn serve(address: SocketAddr, ready: watch::Receiver<Option<&'static str>>) -> anyhow::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot serve HTTP on {address}"))?;
+    let listener = bind(address).await.with_context(|| format!("cannot serve HTTP on {address}"))?;
     let answer = move || {
         let state = *ready.borrow();
         async move {
@@ -31,4 +30,14 @@ pub async fn serve(address: SocketAddr, ready: watch::Receiver<Option<&'static s
         }
     });
     Ok(())
+}
+
+/// `[::]` is every address of both families, and of IPv4 where the kernel has no IPv6.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
 }

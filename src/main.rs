@@ -18,9 +18,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// The client logs every failed attempt as an error; src/watch.rs says each trouble once, in a sentence.
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
+
 fn start_log(json: bool) {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json { log.json().init() } else { log.init() }
 }

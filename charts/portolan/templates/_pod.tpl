@@ -18,7 +18,9 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end }}
 
 {{- define "portolan.env" -}}
-- { name: RUST_LOG, value: {{ .Values.logLevel | quote }} }
+{{- with .Values.logLevel }}
+- { name: RUST_LOG, value: {{ . | quote }} }
+{{- end }}
 {{- with .Values.apiServer.host }}
 - { name: KUBERNETES_SERVICE_HOST, value: {{ . | quote }} }
 - { name: KUBERNETES_SERVICE_PORT, value: {{ $.Values.apiServer.port | quote }} }
@@ -28,4 +30,10 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- define "portolan.configVolume" -}}
 - name: config
   configMap: { name: portolan }
+{{- end }}
+
+{{/* Probes of the HTTP server: (list port "host: 127.0.0.1, " or ""). */}}
+{{- define "portolan.probes" -}}
+livenessProbe: { httpGet: { {{ index . 1 }}port: {{ index . 0 }}, path: /healthz }, periodSeconds: 10, failureThreshold: 6 }
+readinessProbe: { httpGet: { {{ index . 1 }}port: {{ index . 0 }}, path: /readyz }, periodSeconds: 5 }
 {{- end }}
