@@ -71,6 +71,11 @@ impl Update {
             return Ok(Update::end_of_rib(Family::Ipv4Unicast));
         }
         let (raw, overrun) = attributes::split(attributes);
+        // RFC 7606 4, 5.3: prefixes are lost with it, so nothing less than a reset tells which.
+        if overrun.is_some_and(|error| matches!(error.attribute, code::MP_REACH_NLRI | code::MP_UNREACH_NLRI))
+        {
+            return Err(Notification::OPTIONAL_ATTRIBUTE_ERROR);
+        }
         update.decode_multiprotocol(&raw, nlri.is_empty())?;
         // RFC 7606 5.2: without any prefix announced there is nothing that the other attributes could be wrong about.
         if !nlri.is_empty() || !update.announced.is_empty() {

@@ -6,9 +6,11 @@
 //! - `codec`: (bytes, value) tables used both ways, and malformed messages with what becomes of them;
 //! - `golden`: messages recorded from real routers;
 //! - `oracle`: random values against two independent codecs;
+//! - `feed`: a speaker and what a peer may say to it, shared with the fuzzer;
 //! - `noise`: any bytes at all (invariant 10), and the fuzzer's seeds.
 
 mod codec;
+mod feed;
 mod fsm;
 mod golden;
 mod noise;
