@@ -31,27 +31,49 @@ pub async fn keep_applied(client: Client, path: PathBuf, mut leadership: Leaders
             continue;
         }
         let failures = apply_file(&client, &path, &mut applied).await;
-        failures
-            .iter()
-            .filter(|sentence| !said.contains(*sentence))
-            .for_each(|sentence| error!("{sentence}"));
+        for Failure { sentence, refused } in failures.iter().filter(|failure| !said.contains(*failure)) {
+            match refused {
+                true => error!("{sentence}"),
+                false => warn!("{sentence}; trying again"),
+            }
+        }
         said = failures.into_iter().collect();
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Failure {
+    /// Names the object and, where the API server does, the field.
+    sentence: String,
+    /// It stays so until a person mends it.
+    refused: bool,
+}
+
+impl Failure {
+    fn of(what: &str, error: &kube::Error) -> Failure {
+        let refused = matches!(error, kube::Error::Api(_));
+        Failure { sentence: format!("{what}: {}", without_name(&sentence(error))), refused }
+    }
+
+    fn of_file(path: &Path, error: impl std::fmt::Display) -> Failure {
+        Failure { sentence: format!("bootstrap file {}: {error:#}", path.display()), refused: true }
+    }
+}
+
 /// Answers what went wrong, one sentence each; `applied` is what the API server has taken.
-async fn apply_file(client: &Client, path: &Path, applied: &mut Objects) -> Vec<String> {
+async fn apply_file(client: &Client, path: &Path, applied: &mut Objects) -> Vec<Failure> {
     let text = match tokio::fs::read_to_string(path).await {
         Ok(text) => text,
-        Err(error) => return vec![format!("bootstrap file {}: {error}", path.display())],
+        Err(error) => return vec![Failure::of_file(path, error)],
     };
     match objects(&text) {
-        Ok((objects, mut failures)) => {
-            failures.extend(apply_all(client, &objects, applied).await);
+        Ok((objects, unknown)) => {
+            let mut failures = apply_all(client, &objects, applied).await;
+            failures.extend(unknown.into_iter().map(|sentence| Failure { sentence, refused: true }));
             failures
         }
-        Err(error) => vec![format!("bootstrap file {}: {error:#}", path.display())],
+        Err(error) => vec![Failure::of_file(path, error)],
     }
 }
 
@@ -103,7 +125,7 @@ fn resource(kind: &str) -> Option<ApiResource> {
 }
 
 /// One bad object costs no other one.
-async fn apply_all(client: &Client, objects: &Objects, applied: &mut Objects) -> Vec<String> {
+async fn apply_all(client: &Client, objects: &Objects, applied: &mut Objects) -> Vec<Failure> {
     if objects == applied {
         return Vec::new();
     }
@@ -121,7 +143,7 @@ async fn apply_all(client: &Client, objects: &Objects, applied: &mut Objects) ->
                 info!(kind, name, "applied");
                 applied.insert(key.clone(), object.clone());
             }
-            Err(error) => failures.push(format!("{kind} {name}: {}", without_name(&sentence(&error)))),
+            Err(error) => failures.push(Failure::of(&format!("{kind} {name}"), &error)),
         }
     }
     failures.extend(prune::<IPAddressPool>(client, objects).await);
@@ -139,13 +161,13 @@ fn without_name(message: &str) -> &str {
 }
 
 /// Deletes what an earlier file had and this one has not.
-async fn prune<K: Resource<DynamicType = ()>>(client: &Client, objects: &Objects) -> Option<String> {
+async fn prune<K: Resource<DynamicType = ()>>(client: &Client, objects: &Objects) -> Option<Failure> {
     let kind = K::kind(&()).into_owned();
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<K>(&()));
     let ours = ListParams::default().labels(&format!("{MANAGED_BY_LABEL}={MANAGER}"));
     let listed = match api.list_metadata(&ours).await {
         Ok(listed) => listed,
-        Err(error) => return Some(format!("{kind} objects to prune: {}", sentence(&error))),
+        Err(error) => return Some(Failure::of(&format!("{kind} objects to prune"), &error)),
     };
     let mut failure = None;
     for name in listed.items.iter().map(ResourceExt::name_any) {
@@ -154,7 +176,7 @@ async fn prune<K: Resource<DynamicType = ()>>(client: &Client, objects: &Objects
         }
         warn!(kind, name, "deleted: it is no longer in the bootstrap file");
         if let Err(error) = api.delete(&name, &DeleteParams::default()).await {
-            failure = Some(format!("{kind} {name}: {}", sentence(&error)));
+            failure = Some(Failure::of(&format!("{kind} {name}"), &error));
         }
     }
     failure

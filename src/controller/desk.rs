@@ -201,3 +201,93 @@ pub fn says(condition: &Condition, status: &Status) -> bool {
     let allocated = condition.status == "True";
     allocated == status.allocated && condition.reason == status.reason && condition.message == status.message
 }
+
+#[cfg(test)]
+mod tests {
+    use portolan_index::Object;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(manifest: Value) -> Object {
+        Object::from_manifest(manifest).expect("a manifest")
+    }
+
+    fn service(status: Value) -> Object {
+        object(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "web", "namespace": "default", "uid": "u1", "resourceVersion": "7" },
+            "spec": {
+                "type": "LoadBalancer", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4"],
+                "ports": [{ "port": 80, "protocol": "TCP" }],
+            },
+            "status": status,
+        }))
+    }
+
+    fn pool() -> Object {
+        object(json!({
+            "apiVersion": "portolan.dev/v1alpha1", "kind": "IPAddressPool",
+            "metadata": { "name": "lab" }, "spec": { "addresses": ["192.0.2.10/32"] },
+        }))
+    }
+
+    /// A desk that has heard of every kind but `but`.
+    fn desk(service: Object, but: Option<Kind>) -> Desk {
+        let mut desk = Desk::new(Classes::default());
+        let (mut services, mut pools) = (vec![service], vec![pool()]);
+        for kind in KINDS.into_iter().filter(|kind| Some(*kind) != but) {
+            let objects = match kind {
+                Kind::Service => std::mem::take(&mut services),
+                Kind::Pool => std::mem::take(&mut pools),
+                _ => vec![],
+            };
+            desk.apply(Change::Replace(kind, objects));
+        }
+        desk
+    }
+
+    fn steps(desk: &mut Desk) -> Vec<Step> {
+        desk.decide(0, 10, |_| true).into_iter().flat_map(|job| job.decision.steps).collect()
+    }
+
+    #[test]
+    fn a2_nothing_is_decided_before_every_kind_was_listed() {
+        let mut desk = desk(service(json!({})), Some(Kind::Allocation));
+        assert_eq!(steps(&mut desk), []);
+        desk.apply(Change::Replace(Kind::Allocation, vec![]));
+        assert!(matches!(steps(&mut desk)[..], [Step::Create(_), Step::Status(_)]));
+        assert_eq!(steps(&mut desk), [], "decided once, until something is touched");
+    }
+
+    #[test]
+    fn a31_a_status_that_says_so_already_is_not_written_again() {
+        let message = "192.0.2.10 of IPAddressPool lab";
+        let condition = |reason: &str| {
+            json!({
+                "type": IP_ALLOCATED, "status": "True", "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            })
+        };
+        let status = |reason| {
+            let load_balancer = json!({ "ingress": [{ "ip": "192.0.2.10", "ipMode": "VIP" }] });
+            json!({ "loadBalancer": load_balancer, "conditions": [condition(reason)] })
+        };
+        // The address is shown without a record: it is adopted (A3), and no more.
+        assert!(matches!(steps(&mut desk(service(status("Allocated")), None))[..], [Step::Create(_)]));
+        assert!(matches!(
+            steps(&mut desk(service(status("Old")), None))[..],
+            [Step::Create(_), Step::Status(_)]
+        ));
+    }
+
+    #[test]
+    fn rounds_are_bounded_and_nobody_is_forgotten() {
+        let mut desk = desk(service(json!({})), None);
+        (0..5).for_each(|n| desk.touch(ServiceId::new("default", format!("gone-{n}"))));
+        desk.decide(0, 4, |_| true);
+        assert!(!desk.is_idle());
+        desk.decide(0, 4, |_| true);
+        assert!(desk.is_idle());
+    }
+}
