@@ -42,6 +42,8 @@ pub struct Dirty {
     pub keys: BTreeSet<Key>,
     pub vips: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
+    /// Any chain, whether something leads to it or not.
+    pub chains: bool,
 }
 
 /// A Service as it was handed over.

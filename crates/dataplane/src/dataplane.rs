@@ -91,7 +91,7 @@ impl Dataplane {
     pub fn steps(&mut self) -> Vec<Step> {
         let (settings, limits) = (&self.settings, self.limits);
         let proxies = self.proxies.iter_mut();
-        proxies.flat_map(|p| step::cut(p.changes(settings), p.family, settings, limits)).collect()
+        proxies.flat_map(|p| step::cut(p.changes(settings, &limits), p.family, settings, limits)).collect()
     }
 
     /// The kernel took the step.
@@ -115,7 +115,8 @@ impl Dataplane {
         keys.peek().is_some() && keys.all(|key| proxy.serves(key, &self.settings))
     }
 
-    /// One family's table as wanted, as a first writing would make it: endpoints in order, no history.
+    /// One family's table as wanted, as a first writing would make it: endpoints in order, no history, and of pick chains
+    /// only those that something leads to.
     pub fn desired(&self, family: Family) -> Table {
         self.proxy(family).desired(&self.settings)
     }

@@ -11,6 +11,7 @@
 //! only keys that a Service touched are compared, and nothing is ever listed from the kernel for it.
 
 mod actual;
+mod chains;
 mod change;
 mod claims;
 mod dataplane;

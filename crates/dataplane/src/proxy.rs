@@ -1,18 +1,20 @@
 //! One family's proxy (S6): what is claimed, what the kernel has, and the changes between the two.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use portolan_model::{Family, Forwarding, ServiceId};
 use portolan_nft::{Chain, Command, Dumped, Table};
 
 use crate::actual::{Actual, Frame};
+use crate::chains;
 use crate::change::{Change, Script};
 use crate::claims::{Claims, Dirty, Registered};
 use crate::entry::{self, Wanted};
 use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::observe;
+use crate::step::Limits;
 use crate::target::{Pick, Side, Target};
 
 #[derive(Debug)]
@@ -36,6 +38,7 @@ impl Proxy {
     /// Compares everything at the next [`Proxy::changes`].
     pub fn touch_all(&mut self) {
         self.claims.all(&mut self.dirty);
+        self.dirty.chains = true;
         self.dirty.keys.extend(self.actual.entries.keys());
         self.dirty.vips.extend(&self.actual.vips);
         self.dirty.hairpin.extend(&self.actual.hairpin);
@@ -52,14 +55,14 @@ impl Proxy {
     }
 
     /// What leads from the kernel's state to the wanted one, in the order in which it is safe to write.
-    pub fn changes(&mut self, settings: &Settings) -> Vec<Change> {
+    pub fn changes(&mut self, settings: &Settings, limits: &Limits) -> Vec<Change> {
         if self.actual.frame == Frame::Unknown {
             return Vec::new();
         }
         let mut changes = self.frame_changes(settings);
         self.key_changes(settings, &mut changes);
         self.address_changes(settings, &mut changes);
-        self.chain_changes(&mut changes);
+        self.chain_changes(limits, &mut changes);
         changes.sort_by_key(Change::phase);
         changes
     }
@@ -108,22 +111,10 @@ impl Proxy {
         (self.dirty.vips, self.dirty.hairpin) = (vips, hairpin);
     }
 
-    /// Chains stand exactly while a verdict leads to them, so that a restart finds what it would write.
-    fn chain_changes(&self, changes: &mut Vec<Change>) {
-        let mut uses: BTreeMap<Pick, i64> =
-            self.actual.picks.iter().map(|(pick, c)| (*pick, c.uses.into())).collect();
-        for change in changes.iter() {
-            if let Change::Publish { from, to, .. } = change {
-                count(&mut uses, from, -1);
-                count(&mut uses, to, 1);
-            }
-        }
-        let needed: BTreeSet<Pick> =
-            uses.iter().filter(|(_, uses)| **uses > 0).flat_map(|(pick, _)| pick.chains()).collect();
-        let intact = |pick: &Pick| self.actual.picks.get(pick).is_some_and(|chain| chain.intact);
-        changes.extend(needed.iter().filter(|pick| !intact(pick)).map(|pick| Change::Chain(*pick)));
-        let there = self.actual.picks.iter().filter(|(_, chain)| chain.exists).map(|(pick, _)| *pick);
-        changes.extend(there.filter(|pick| !needed.contains(pick)).map(Change::DropChain));
+    fn chain_changes(&mut self, limits: &Limits, changes: &mut Vec<Change>) {
+        let before = changes.len();
+        chains::diff(&self.actual, limits, self.dirty.chains, changes);
+        self.dirty.chains &= changes.len() > before;
     }
 
     pub fn replace_claims(
@@ -171,6 +162,7 @@ impl Proxy {
         for (pick, chain) in &mut self.actual.picks {
             chain.intact &= layout::pick(old, *pick) == layout::pick(new, *pick);
         }
+        self.dirty.chains = true;
         for address in old.node_port_addresses.symmetric_difference(&new.node_port_addresses) {
             self.dirty.vips.insert(*address);
             self.dirty.keys.extend(self.claims.keys_at(*address));
@@ -180,7 +172,7 @@ impl Proxy {
         }
     }
 
-    /// The whole table as wanted, as if it were written for the first time.
+    /// The table as wanted, as if it were written for the first time; of pick chains those that something leads to.
     pub fn desired(&self, settings: &Settings) -> Table {
         let mut table = Table::new(layout::table_id(self.family));
         table.sets = layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
@@ -208,11 +200,5 @@ impl Proxy {
             }
         }
         table
-    }
-}
-
-fn count(uses: &mut BTreeMap<Pick, i64>, target: &Option<Target>, by: i64) {
-    if let Some(Target::Pick(pick)) = target {
-        *uses.entry(*pick).or_default() += by;
     }
 }

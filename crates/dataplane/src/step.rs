@@ -16,18 +16,22 @@ pub struct Step {
     settings: Arc<Settings>,
 }
 
-/// How many elements a transaction may have.
+/// How much of what is written at once, or stands by.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// About 10 ms in the kernel, which holds up everyone else in the namespace (nftables.md, decision 3).
+    /// Elements in a transaction: about 10 ms in the kernel, which holds up everyone else in the namespace (nftables.md, decision 3).
     pub elements: usize,
-    /// When the table is replaced: a longer wait is better than traffic without rules.
+    /// The same when the table is replaced: a longer wait is better than traffic without rules.
     pub replacement: usize,
+    /// Chains for up to so many endpoints stand from the beginning.
+    pub pool: u32,
+    /// How many chains may stand that nothing leads to any more.
+    pub spare: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { elements: 4_000, replacement: 40_000 }
+        Limits { elements: 4_000, replacement: 40_000, pool: 32, spare: 64 }
     }
 }
 

@@ -10,3 +10,5 @@ mod kernel;
 mod packets;
 /// What holds for any cluster and any sequence of events.
 mod properties;
+/// What a change costs in commands.
+mod steps;

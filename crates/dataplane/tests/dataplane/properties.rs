@@ -10,7 +10,7 @@ use portolan_nft::{Atom, Bytes, Element, KeyType, Table, Value, Verdict};
 
 /// Small transactions, so that every boundary between two of them is met.
 fn new(settings: Settings) -> Dataplane {
-    Dataplane::with_limits(settings, Limits { elements: 5, replacement: 10_000 })
+    Dataplane::with_limits(settings, Limits { elements: 5, replacement: 10_000, pool: 2, spare: 2 })
 }
 
 fn restarted(wish: &Wish, kernel: &Kernel) -> Dataplane {
@@ -78,7 +78,9 @@ fn history_leaves_no_trace() {
         let scratch = wish.dataplane(new, events.len());
         assert_eq!(render(&dataplane), render(&scratch), "the order of telling is no matter");
         for family in Family::ALL {
-            let (written, wanted) = (kernel.table(family).unwrap(), scratch.desired(family));
+            let (mut written, wanted) = (kernel.table(family).unwrap(), scratch.desired(family));
+            // a few chains may stand by
+            written.chains.retain(|name, _| !name.contains("pick-") || wanted.chains.contains_key(name));
             assert_eq!(contents(&written), contents(&wanted));
             for packet in packets().iter().filter(|p| Family::of(&p.source.ip()) == family) {
                 assert_eq!(outcome(&written, packet), outcome(&wanted, packet), "{packet:?}");

@@ -1,0 +1,98 @@
+//! What a change costs: the commands of its steps, and nothing else.
+
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use portolan_dataplane::{Dataplane, Settings};
+use portolan_model::{
+    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
+    ServicePlan,
+};
+
+use crate::cluster::ip;
+use crate::kernel::Kernel;
+
+fn plan(hosts: &[u8]) -> Option<Arc<ServicePlan>> {
+    let backends = hosts.iter().map(|host| (ip(Family::Ipv4, 244, *host), 80).into()).collect();
+    let masquerade = Masquerade::Always;
+    let balance = Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random };
+    let action = Action::Balance(balance);
+    let vip = ip(Family::Ipv4, 96, 1);
+    let frontend = Frontend { address: Address::Vip(vip), protocol: Protocol::Tcp, port: 80 };
+    let forwarding = Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None };
+    let frontends = [(frontend, forwarding)].into();
+    Some(Arc::new(ServicePlan { frontends, vips: [vip].into(), hairpin: Default::default() }))
+}
+
+/// The commands that lead from one plan to another, a blank line between transactions.
+fn check(from: &[u8], to: Option<&[u8]>, expected: Expect) {
+    let id = ServiceId::new("default", "web");
+    let (mut kernel, mut dataplane) = (Kernel::default(), Dataplane::new(Settings::default()));
+    dataplane.observed(&kernel.observe());
+    dataplane.set_service(&id, 0, plan(from));
+    kernel.write(&mut dataplane, |_, _| {});
+    dataplane.set_service(&id, 0, to.and_then(plan));
+    let texts = |step: &portolan_dataplane::Step| {
+        step.commands().iter().map(|command| format!("{command}\n")).collect::<String>()
+    };
+    let steps: Vec<String> = dataplane.steps().iter().map(texts).collect();
+    expected.assert_eq(&steps.join("\n"));
+}
+
+#[test]
+fn an_endpoint_replaced_in_place() {
+    check(
+        &[1, 2],
+        Some(&[1, 3]),
+        expect![[r#"
+        delete 1 elements of set endpoints
+        add 1 elements to set endpoints
+    "#]],
+    );
+}
+
+/// A chain that marks costs nothing; one that looks up `endpoints` is there from the beginning.
+#[test]
+fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
+    check(
+        &[1, 2],
+        Some(&[1, 2, 3]),
+        expect![[r#"
+        add chain masq-pick-3
+        flush chain masq-pick-3
+        add rule to chain masq-pick-3
+        add rule to chain masq-pick-3
+        add 1 elements to set endpoints
+        delete 1 elements of set services
+        add 1 elements to set services
+    "#]],
+    );
+    check(
+        &[1, 2, 3],
+        Some(&[1, 3]),
+        expect![[r#"
+        add chain masq-pick-2
+        flush chain masq-pick-2
+        add rule to chain masq-pick-2
+        add rule to chain masq-pick-2
+        delete 1 elements of set endpoints
+        add 1 elements to set endpoints
+        delete 1 elements of set services
+        add 1 elements to set services
+        delete 1 elements of set endpoints
+    "#]],
+    );
+}
+
+#[test]
+fn a_service_goes() {
+    check(
+        &[1, 2],
+        None,
+        expect![[r#"
+        delete 1 elements of set services
+        delete 2 elements of set endpoints
+        delete 1 elements of set vips
+    "#]],
+    );
+}
