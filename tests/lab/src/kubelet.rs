@@ -69,6 +69,7 @@ async fn renew_lease(client: Client, name: String) {
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
+            "metadata": {"name": name},
             "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": status::micro_time()},
         });
         let renewed =
