@@ -34,7 +34,10 @@ lint: ## formatting, clippy, cargo-deny
 
 fuzz: ## each fuzz target for a minute
 	fuzz=$$(.ci/cargo-tool cargo-fuzz 0.13.2); \
-	for target in tests/fuzz/fuzz_targets/*.rs; do \
-	  RUSTC_BOOTSTRAP=1 $$fuzz run --fuzz-dir tests/fuzz --sanitizer none $$(basename $$target .rs) -- \
+	for source in tests/fuzz/fuzz_targets/*.rs; do \
+	  target=$$(basename $$source .rs); \
+	  mkdir -p tests/fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 $$fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target \
+	    tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 </dev/null; \
 	done
