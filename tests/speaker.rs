@@ -67,7 +67,7 @@ async fn routes(wire: &Wire, kind: RouterKind) -> anyhow::Result<()> {
         let over_v6 = Routes::from(["192.0.2.20/32", "2001:db8::20/128"].map(plain));
 
         running.want(1, &peers, told(over_v4.clone(), over_v6.clone()));
-        running.wait("both sessions are up", |status| all_established(status)).await?;
+        running.wait("both sessions are up", all_established).await?;
         running.wait("the routes are written", |status| status.generation == 1).await?;
         let by_node = |v4: bool| {
             BTreeSet::from([if v4 { node_address(1).v4.into() } else { node_address(1).v6.into() }])
@@ -147,7 +147,7 @@ async fn restart(wire: Wire) -> anyhow::Result<()> {
         let running = Running::start(&wire.ns("n1")?, peers.clone(), &[])?;
         let routes = Routes::from([("192.0.2.10/32".parse()?, Route::default())]);
         running.want(1, &peers, BTreeMap::from([("tor".into(), Arc::new(routes))]));
-        running.wait("the session is up", |status| all_established(status)).await?;
+        running.wait("the session is up", all_established).await?;
         processes.kill().await?;
         running.wait("the loss is seen", |status| status.sessions["tor"].state != State::Established).await?;
         router.flush().await?;
@@ -174,8 +174,8 @@ async fn listener(wire: Wire) -> anyhow::Result<()> {
     let listen = [SocketAddr::from(([0; 4], 179)), SocketAddr::from(([0u16; 8], 179))];
     let server = Running::start(&wire.ns("n1")?, [passive], &listen)?;
     let client = Running::start(&wire.ns("cp")?, [dialer], &[])?;
-    server.wait("the passive end is up", |status| all_established(status)).await?;
-    client.wait("the dialing end is up", |status| all_established(status)).await?;
+    server.wait("the passive end is up", all_established).await?;
+    client.wait("the dialing end is up", all_established).await?;
     client.shut_down("enough").await?;
     server
         .wait("the reason arrived", |status| {
