@@ -41,7 +41,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
             let in_file = || format!("kubeconfig {}", path.display());
             // Opened first, because kube tells of a missing file twice over.
             std::fs::File::open(path).with_context(in_file)?;
-            let file = Kubeconfig::read_from(path).with_context(in_file)?;
+            let file =
+                Kubeconfig::read_from(path).map_err(|error| first_line(&error)).with_context(in_file)?;
             let options = KubeConfigOptions::default();
             kube::Config::from_custom_kubeconfig(file, &options).await.with_context(in_file)?
         }
@@ -52,6 +53,12 @@ pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
         Some(path) => format!("kubeconfig {}", path.display()),
         None => "the pod's service account".into(),
     })
+}
+
+/// The sentence; the parser's picture of the file below it is left out.
+fn first_line(error: &dyn std::error::Error) -> anyhow::Error {
+    let text = error.to_string();
+    anyhow::anyhow!("{}", text.lines().next().unwrap_or_default())
 }
 
 /// Starts watching; the watches end when the receiver is dropped.

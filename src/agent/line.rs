@@ -147,8 +147,9 @@ impl Line {
         let to_plan = if touched.all { &all } else { &touched.services };
         let to_announce = if touched.cluster { &all } else { to_plan };
 
+        let announced_before = self.announced.clone();
         self.announce(snapshot, to_announce, touched.cluster);
-        self.plan(snapshot, to_plan, now);
+        self.plan(snapshot, to_plan, &announced_before, now);
         self.program(now);
         self.announce(snapshot, to_announce, touched.cluster);
         if touched.cluster || touched.addresses {
@@ -214,12 +215,19 @@ impl Line {
         }
     }
 
-    fn plan(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>, now: Instant) {
+    /// `announced` is what routers believed before this turn: what of it goes lingers.
+    fn plan(
+        &mut self,
+        snapshot: &Snapshot,
+        services: &BTreeSet<ServiceId>,
+        announced: &[Prefix],
+        now: Instant,
+    ) {
         for id in services {
             let wanted = snapshot.services.get(id);
             let plan = wanted.map(|wanted| service::plan(wanted, &self.view));
             let programmed = self.programmed.get(id).cloned();
-            let announced = |ip: &std::net::IpAddr| announcer::attracts(&self.announced, ip);
+            let announced = |ip: &std::net::IpAddr| announcer::attracts(announced, ip);
             let plan =
                 self.linger.plan(id, programmed.as_deref(), plan.as_ref(), announced, now).map(Arc::new);
             if plan != programmed || self.pending.contains_key(id) {

@@ -65,7 +65,7 @@ fn a61_deletion_withdraws_the_route_before_the_rules_go() {
         let is_removed =
             |line: &str| line.contains("delete element ip portolan services") && line.contains(&text);
         let removed = rules.first("the rules' removal", PATIENCE, is_removed).await?;
-        assert!(withdrawn.at < removed.at, "the route went {:?} after the rules", withdrawn.at - removed.at);
+        assert!(withdrawn.at < removed.at, "the route went after the rules: {removed:?}, {withdrawn:?}");
         let tally = requests.stop().await?;
         // Until the router had no route, everything was answered: nothing was ever refused by a node.
         let refused: Vec<_> = tally.failures.iter().filter(|(_, why)| why.contains("refused")).collect();
@@ -84,7 +84,7 @@ fn b46_the_route_comes_after_the_rules() {
         let text = cluster.external_ip("web").await?.to_string();
         let programmed = rules
             .first("the VIP in the rules", PATIENCE, |line| {
-                line.contains("add element ip portolan services") && line.contains(&text)
+                line.contains("create element ip portolan services") && line.contains(&text)
             })
             .await?;
         let via_n1 = |line: &str| line.contains(&text) && line.contains("10.9.0.1");

@@ -77,8 +77,9 @@ impl Cluster {
     pub async fn sessions_of(&self, nodes: &[u8]) -> anyhow::Result<()> {
         let wanted: BTreeSet<IpAddr> = nodes.iter().map(|node| node_address(*node).v4.into()).collect();
         wait_for(&format!("the router has sessions with nodes {nodes:?}"), PATIENCE, async || {
-            let established = self.router().await.established().await?;
-            Ok(if established == wanted { Ok(()) } else { Err(format!("{established:?}")) })
+            // A router that was just started does not answer yet.
+            let established = self.router().await.established().await.map_err(|error| format!("{error:#}"));
+            Ok(established.and_then(|now| if now == wanted { Ok(()) } else { Err(format!("{now:?}")) }))
         })
         .await
     }

@@ -84,12 +84,13 @@ impl Router {
 
     /// Removes what a router that was killed left in the kernel.
     pub async fn flush(&self) -> anyhow::Result<()> {
+        // FRR's routes go with its next-hop objects, and cannot be flushed before them.
+        self.ns.output(&["ip", "nexthop", "flush"]).await?;
         for family in ["-4", "-6"] {
             for protocol in ["bird", "bgp"] {
                 self.ns.output(&["ip", family, "route", "flush", "proto", protocol]).await?;
             }
         }
-        self.ns.output(&["ip", "nexthop", "flush"]).await?;
         Ok(())
     }
 

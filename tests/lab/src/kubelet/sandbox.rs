@@ -75,7 +75,9 @@ impl Network {
             "netns add {name}\nlink add {veth} netns {node} type veth peer name eth0 netns {name}\n"
         ))
         .await?;
-        self.node.ip(&format!("link set {veth} master cbr0 up\n")).await?;
+        // As CNI's hairpinMode: a pod that reaches itself through a Service leaves by the port it came from.
+        let port = format!("link set {veth} master cbr0 up\nlink set {veth} type bridge_slave hairpin on\n");
+        self.node.ip(&port).await?;
         let ns = Namespace::open(&name)?;
         let (address, gateway) = (self.range.host(host), self.range.host(BRIDGE));
         let addresses = self.addresses(address, "eth0");
