@@ -1,0 +1,6 @@
+//! The pure pipeline, objects in and outcomes out: no root, no cluster. One binary, so that it is linked once.
+
+/// Every folder of `examples/`, compared with its golden files.
+mod examples;
+/// Who is masqueraded, refused or dropped: every combination, against a short specification.
+mod matrix;
