@@ -107,7 +107,7 @@ impl Lab {
         current.1.kill().await?;
         let router = Router::new(kind, current.0.ns.clone(), self.dir());
         router.flush().await?;
-        let processes = router.start(self.nodes, &self.logs())?;
+        let processes = router.start(self.nodes, &self.logs()).await?;
         *current = (router, processes);
         Ok(())
     }
@@ -133,7 +133,7 @@ async fn bring_up(
 ) -> anyhow::Result<Parts> {
     topology::build(&options.prefix, options.nodes).await?;
     let router = Router::new(options.router, site.ns("router")?, site.dir());
-    let processes = router.start(options.nodes, &site.logs())?;
+    let processes = router.start(options.nodes, &site.logs()).await?;
     clock.step("namespaces and router");
     let control_plane = ControlPlane::start(site.ns("cp")?, site.dir(), binaries).await?;
     clock.step("etcd and API server");

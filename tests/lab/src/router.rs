@@ -9,12 +9,16 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::netns::Namespace;
 use crate::process::Daemon;
+use crate::wait::wait_for;
+
+const START_TIME: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,14 +76,21 @@ impl Router {
         Router { kind, ns, dir: dir.join("router") }
     }
 
-    /// Writes the configuration for `nodes` neighbours and starts the daemons.
-    pub fn start(&self, nodes: u8, logs: &Path) -> anyhow::Result<RouterProcesses> {
+    /// Writes the configuration for `nodes` neighbours, starts the daemons and waits until they answer.
+    pub async fn start(&self, nodes: u8, logs: &Path) -> anyhow::Result<RouterProcesses> {
         std::fs::create_dir_all(&self.dir)?;
         let daemons = match self.kind {
             RouterKind::Bird => bird::start(&self.ns, &self.dir, nodes, logs),
-            RouterKind::Frr => frr::start(&self.ns, &self.dir, logs),
+            RouterKind::Frr => frr::start(&self.ns, &self.dir, logs).await,
         };
-        Ok(RouterProcesses(daemons.with_context(|| format!("start the router {}", self.kind))?))
+        let mut processes =
+            RouterProcesses(daemons.with_context(|| format!("start the router {}", self.kind))?);
+        wait_for(&format!("the router {} answers", self.kind), START_TIME, async || {
+            processes.0.iter_mut().try_for_each(Daemon::check)?;
+            Ok(self.established().await.map_err(|error| format!("{error:#}")))
+        })
+        .await?;
+        Ok(processes)
     }
 
     /// Removes what a router that was killed left in the kernel.

@@ -154,13 +154,18 @@ impl Site {
 
     /// How to look into this lab, for a person with a failed test.
     pub fn how_to_look(&self) -> String {
-        let names: Vec<String> = netns::list(&format!("{}-", self.prefix));
+        let all = netns::list(&format!("{}-", self.prefix));
+        let short: Vec<&str> =
+            all.iter().filter_map(|ns| ns.strip_prefix(&self.prefix)?.strip_prefix('-')).collect();
+        let (pods, names): (Vec<&str>, Vec<&str>) =
+            short.into_iter().partition(|name| name.starts_with("pod."));
         format!(
-            "look into the lab:\n  export KUBECONFIG={}\n  ip netns exec {}-n1 bash        # namespaces: {}\n  logs: {}",
+            "look into the lab:\n  export KUBECONFIG={}\n  ip netns exec {prefix}-n1 bash        # or {prefix}-: {}; {} pods: ip netns list\n  logs: {}",
             self.kubeconfig().display(),
-            self.prefix,
-            names.join(" "),
+            names.join(", "),
+            pods.len(),
             self.logs().display(),
+            prefix = self.prefix,
         )
     }
 

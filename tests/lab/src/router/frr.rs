@@ -3,25 +3,48 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::unistd::{Group, User, chown};
 use serde::Deserialize;
+use tokio::net::UnixStream;
 
 use crate::netns::Namespace;
 use crate::process::Daemon;
 use crate::topology::{NODE_ASN, ROUTER, ROUTER_ASN};
+use crate::wait::wait_for;
 
-const DAEMONS: [&str; 2] = ["zebra", "bgpd"];
+const ZEBRA_SOCKET: &str = "zserv.api";
+const START_TIME: Duration = Duration::from_secs(30);
 
-pub fn start(ns: &Namespace, dir: &Path, logs: &Path) -> anyhow::Result<Vec<Daemon>> {
+/// Starts zebra, then bgpd: one that finds no zebra tries again only after 10 s, and loses routes until then.
+pub async fn start(ns: &Namespace, dir: &Path, logs: &Path) -> anyhow::Result<Vec<Daemon>> {
     let user = User::from_name("frr")?.context("there is no user frr: is the package frr installed?")?;
     let group = Group::from_name("frrvty")?.context("there is no group frrvty")?;
     // The daemons give up root for the user frr before they make their sockets here.
     chown(dir, Some(user.uid), Some(group.gid))?;
     std::fs::write(dir.join("zebra.conf"), "hostname router\n")?;
     std::fs::write(dir.join("bgpd.conf"), configuration())?;
-    DAEMONS.into_iter().map(|name| start_daemon(ns, dir, logs, name)).collect()
+    let socket = dir.join(ZEBRA_SOCKET);
+    let _ = std::fs::remove_file(&socket);
+    let mut zebra = start_daemon(ns, dir, logs, "zebra")?;
+    wait_for("zebra listens", START_TIME, async || {
+        zebra.check()?;
+        Ok(UnixStream::connect(&socket).await.map_err(|error| error.to_string()))
+    })
+    .await?;
+    let mut bgpd = start_daemon(ns, dir, logs, "bgpd")?;
+    wait_for("bgpd is connected to zebra", START_TIME, async || {
+        bgpd.check()?;
+        let clients = ask(ns, dir, "show zebra client summary").await;
+        Ok(clients.map_err(|error| format!("{error:#}")).and_then(|clients| {
+            let connected = clients.lines().any(|line| line.starts_with("bgp"));
+            if connected { Ok(()) } else { Err(clients) }
+        }))
+    })
+    .await?;
+    Ok(vec![zebra, bgpd])
 }
 
 fn start_daemon(ns: &Namespace, dir: &Path, logs: &Path, name: &str) -> anyhow::Result<Daemon> {
@@ -29,7 +52,7 @@ fn start_daemon(ns: &Namespace, dir: &Path, logs: &Path, name: &str) -> anyhow::
     command
         .args(["--user", "frr", "--group", "frr", "--log", "stdout", "--vty_port", "0", "--vty_socket"])
         .arg(dir);
-    command.arg("-i").arg(dir.join(format!("{name}.pid"))).arg("-z").arg(dir.join("zserv.api"));
+    command.arg("-i").arg(dir.join(format!("{name}.pid"))).arg("-z").arg(dir.join(ZEBRA_SOCKET));
     command.arg("-f").arg(dir.join(format!("{name}.conf")));
     Daemon::start(command, &format!("router-{name}"), logs)
 }
