@@ -1,10 +1,12 @@
 //! The configuration file of the agent and the controller: what the chart renders into its ConfigMap.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use ipnet::IpNet;
-use serde::Deserialize;
+use portolan_conntrack::sysctl::Tuning;
+use serde::{Deserialize, Deserializer, de};
 
 /// `config.yaml`. Unknown fields are errors, so that a typing mistake is named and not ignored.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -39,6 +41,62 @@ pub struct Proxy {
     /// Serve `spec.externalIPs` (S25).
     #[serde(rename = "externalIPs")]
     pub external_ips: bool,
+    pub conntrack: Conntrack,
+}
+
+/// As `conntrack` in a KubeProxyConfiguration, with its defaults; durations as `1h30m` (S55).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Conntrack {
+    pub max_per_core: u32,
+    pub min: u32,
+    #[serde(deserialize_with = "duration")]
+    pub tcp_established_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub tcp_close_wait_timeout: Duration,
+    pub tcp_be_liberal: bool,
+    #[serde(deserialize_with = "duration")]
+    pub udp_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub udp_stream_timeout: Duration,
+    /// Cut TCP connections to endpoints that went without having been terminating (S53). Ours, not kube-proxy's.
+    pub cut_vanished_tcp: bool,
+}
+
+impl Default for Conntrack {
+    fn default() -> Self {
+        let tuning = Tuning::default();
+        Conntrack {
+            max_per_core: tuning.max_per_core,
+            min: tuning.min,
+            tcp_established_timeout: tuning.tcp_established_timeout,
+            tcp_close_wait_timeout: tuning.tcp_close_wait_timeout,
+            tcp_be_liberal: tuning.tcp_be_liberal,
+            udp_timeout: tuning.udp_timeout,
+            udp_stream_timeout: tuning.udp_stream_timeout,
+            cut_vanished_tcp: false,
+        }
+    }
+}
+
+impl From<&Conntrack> for Tuning {
+    fn from(conntrack: &Conntrack) -> Tuning {
+        Tuning {
+            max_per_core: conntrack.max_per_core,
+            min: conntrack.min,
+            tcp_established_timeout: conntrack.tcp_established_timeout,
+            tcp_close_wait_timeout: conntrack.tcp_close_wait_timeout,
+            tcp_be_liberal: conntrack.tcp_be_liberal,
+            udp_timeout: conntrack.udp_timeout,
+            udp_stream_timeout: conntrack.udp_stream_timeout,
+        }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed = text.parse::<jiff::SignedDuration>().map_err(de::Error::custom)?;
+    parsed.try_into().map_err(|_| de::Error::custom(format!("{text} is negative")))
 }
 
 /// What the agent programs.
@@ -51,7 +109,13 @@ pub enum Mode {
 
 impl Default for Proxy {
     fn default() -> Self {
-        Proxy { mode: Mode::Nftables, cluster_cidrs: Vec::new(), masquerade_all: false, external_ips: true }
+        Proxy {
+            mode: Mode::Nftables,
+            cluster_cidrs: Vec::new(),
+            masquerade_all: false,
+            external_ips: true,
+            conntrack: Conntrack::default(),
+        }
     }
 }
 
@@ -95,5 +159,21 @@ impl From<&Classes> for portolan_plan::Classes {
             names: names.map(|name| name.as_str().into()).collect(),
             default: classes.default,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s55_conntrack_as_kube_proxy_writes_it() {
+        let text = "proxy: { conntrack: { maxPerCore: 0, tcpEstablishedTimeout: 2h30m0s, udpTimeout: 0s } }";
+        let conntrack = serde_saphyr::from_str::<Config>(text).unwrap().proxy.conntrack;
+        assert_eq!((conntrack.max_per_core, conntrack.min), (0, 131_072));
+        assert_eq!(conntrack.tcp_established_timeout, Duration::from_secs(9000));
+        assert_eq!(conntrack.tcp_close_wait_timeout, Duration::from_secs(3600));
+        assert_eq!(conntrack.udp_timeout, Duration::ZERO);
+        assert!(!conntrack.cut_vanished_tcp);
     }
 }

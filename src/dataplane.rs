@@ -1,6 +1,7 @@
 //! The kernel's side of the dataplane: one small file per kernel interface.
 
 pub mod addresses;
+pub mod conntrack;
 pub mod kernel;
 pub mod nft;
 pub mod routes;

@@ -2,8 +2,11 @@
 //!
 //! - `ruleset`: one table with everything we can say; what we write, dump, render and nft(8) lists is the same
 //! - `transactions`: all or nothing, and which command was refused
+//! - `conntrack`: entries are read as the kernel has them, and deleted one by one
 //! - `routes`: ours come, change and go; others stay
 
+#[path = "kernel/conntrack.rs"]
+mod conntrack;
 #[path = "kernel/namespace.rs"]
 mod namespace;
 #[path = "kernel/routes.rs"]

@@ -9,6 +9,7 @@ use portolan_bgp::Prefix;
 use portolan_dataplane::{Dataplane, Settings};
 use portolan_index::{Change, Dirty, Index};
 use portolan_model::{Name, Node, Problem, ServiceId, ServicePlan, Snapshot};
+use portolan_plan::flows::Flows;
 use portolan_plan::linger::Linger;
 use portolan_plan::{Classes, NodeView, peers, routes, service};
 use tokio::sync::{mpsc, watch};
@@ -18,6 +19,7 @@ use super::node_routes::NodeRoutes;
 use super::report::LineReport;
 use crate::config::Config;
 use crate::config::NodeRoutes as Routing;
+use crate::dataplane::conntrack::{self, Conntrack};
 use crate::dataplane::kernel::Kernel;
 use crate::speaker::Intent;
 
@@ -33,6 +35,10 @@ pub struct Line {
     linger: Linger,
     dataplane: Dataplane,
     kernel: Kernel,
+    conntrack: Conntrack,
+    flows: Flows,
+    /// Services whose endpoints may have changed since `flows` saw them.
+    unseen: BTreeSet<ServiceId>,
     node_routes: NodeRoutes,
     announcer: Announcer,
     view: NodeView,
@@ -75,12 +81,16 @@ impl Line {
         ready: watch::Sender<Option<&'static str>>,
     ) -> anyhow::Result<Line> {
         let classes = Classes::from(&config.classes);
+        conntrack::tune(&(&config.proxy.conntrack).into());
         Ok(Line {
             node: node.into(),
             index,
             linger: Linger::default(),
             dataplane: Dataplane::new(Settings::default()),
             kernel: Kernel::open()?,
+            conntrack: Conntrack::open()?,
+            flows: Flows::new(config.proxy.conntrack.cut_vanished_tcp),
+            unseen: BTreeSet::new(),
             node_routes: NodeRoutes::open().await?,
             announcer: Announcer::new(node.into(), config.bgp.asn, classes),
             config,
@@ -150,8 +160,12 @@ impl Line {
         let announced_before = self.announced.clone();
         self.announce(snapshot, to_announce, touched.cluster);
         self.plan(snapshot, to_plan, &announced_before, now);
+        self.unseen.extend(to_plan.iter().cloned());
         self.program(now);
         self.announce(snapshot, to_announce, touched.cluster);
+        if self.error.is_none() {
+            self.clean(snapshot, now);
+        }
         if touched.cluster || touched.addresses {
             self.route(snapshot).await;
         }
@@ -267,6 +281,28 @@ impl Line {
         }
         self.kernel.write(&mut self.dataplane)?;
         Ok(())
+    }
+
+    /// Deletes the tracked connections that new rules do not reach (S51–S53), once the kernel has those.
+    fn clean(&mut self, snapshot: &Snapshot, now: Instant) {
+        for id in std::mem::take(&mut self.unseen) {
+            let programmed = self.programmed.get(&id).map(|plan| &**plan);
+            self.flows.set(&id, programmed, snapshot.services.get(&id).map(|service| &**service));
+        }
+        let stale = self.flows.stale();
+        if stale.is_empty() {
+            return;
+        }
+        match self.conntrack.clean(&stale, &self.dataplane.settings().node_port_addresses) {
+            Ok(deleted) => {
+                self.flows.cleaned();
+                tracing::debug!(deleted, "tracked connections that led nowhere are deleted");
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "stale connections stay; trying again");
+                self.retry_at = Some(now + RETRY);
+            }
+        }
     }
 
     /// Routes to the other nodes' pods; a failure is repaired at the next change of nodes or addresses.

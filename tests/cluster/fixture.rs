@@ -198,6 +198,19 @@ impl Cluster {
         Ok(self.api::<Service>().create(&PostParams::default(), &service).await?)
     }
 
+    /// An EndpointSlice of our own for a Service without selector: one endpoint, on UDP port 80.
+    pub async fn set_endpoint(&self, service: &str, address: &str, ready: bool) -> anyhow::Result<()> {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": { "name": service, "labels": { "kubernetes.io/service-name": service } },
+            "addressType": "IPv4", "ports": [{ "name": "", "port": 80, "protocol": "UDP" }],
+            "endpoints": [{ "addresses": [address], "conditions": { "ready": ready, "serving": ready } }],
+        });
+        let params = PatchParams::apply("test").force();
+        self.api::<EndpointSlice>().patch(service, &params, &Patch::Apply(&slice)).await?;
+        Ok(())
+    }
+
     pub async fn delete_service(&self, name: &str) -> anyhow::Result<()> {
         self.api::<Service>().delete(name, &DeleteParams::default()).await?;
         Ok(())

@@ -3,6 +3,7 @@
 //! - `fixture`: the cluster that all tests share, and workloads of a test's own.
 //! - `forwarding`: what clients, pods and nodes reach by which address.
 //! - `announcing`: what the router learns, and in which order things go.
+//! - `udp`: flows that never pause go on when their pods are replaced.
 //! - `scaling`: requests without pause while endpoints come and go.
 //! - `restarts`: agents, controllers and the API server die and return.
 //! - `routers`: the same with FRR in BIRD's place.
@@ -17,3 +18,4 @@ mod forwarding;
 mod restarts;
 mod routers;
 mod scaling;
+mod udp;

@@ -47,6 +47,10 @@ impl Dataplane {
         Dataplane { limits, ..Dataplane::new(settings) }
     }
 
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Takes effect with the next steps; only what depends on what changed is compared again.
     pub fn set_settings(&mut self, settings: Settings) {
         let old = std::mem::replace(&mut self.settings, Arc::new(settings));

@@ -5,6 +5,7 @@
 //!   Service + Context  ──> advertise::service ─> Announcements ┐
 //!   Node, ServiceCIDRs ──> advertise::node ────> Announcements ┴──> advertise::merge ──> routes per peer
 //!   Peers + Node       ──> peers::selected ────> sessions to hold
+//!   Service + what runs ──> flows::Flows ──────> Stale              tracked connections to delete
 //!   Nodes              ──> routes::to_nodes ───> podCIDR routes
 //!   Snapshot + Supply  ──> allocate::services ──> Decisions          what the leader writes
 //! ```
@@ -16,6 +17,7 @@ pub mod advertise;
 pub mod allocate;
 mod classes;
 pub mod endpoints;
+pub mod flows;
 pub mod linger;
 pub mod peers;
 mod ranges;

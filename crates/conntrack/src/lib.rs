@@ -1,0 +1,16 @@
+//! The kernel's connection tracking, as far as a Service proxy touches it: entries read and deleted over ctnetlink, and the
+//! settings that a node gets.
+//!
+//! ```text
+//!   dump(family, protocol) ──> bytes ... bytes ──answers──> Flow ──delete(flow)──> bytes
+//!   Tuning + cores ──> sysctl::wanted ──> files and numbers
+//! ```
+//!
+//! Knows neither Kubernetes nor sockets. Which entries are to go is decided elsewhere.
+
+mod flow;
+mod netlink;
+pub mod sysctl;
+
+pub use flow::{Flow, Tuple, delete, dump};
+pub use netlink::{Answer, Content, answers};
