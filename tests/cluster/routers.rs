@@ -20,7 +20,8 @@ async fn line(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.sessions_of(&[1, 2, 3]).await?;
     cluster.deploy("web", 4, None).await?;
     cluster.expose("web", json!({ "ipFamilyPolicy": "RequireDualStack" })).await?;
-    cluster.endpoints("web", 4).await?;
+    // Four pods, each in a slice of either family.
+    cluster.endpoints("web", 8).await?;
     for vip in cluster.external_ips("web").await? {
         cluster.routed_by(&vip.to_string(), &[1, 2, 3]).await?;
         let tally = probe::many(&cluster.ns("client")?, at(vip, 80), 60).await;
