@@ -127,6 +127,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until the pods of earlier tests are gone: for tests that say what must not be written.
+    pub async fn alone(&self) -> anyhow::Result<()> {
+        let pods: Api<Pod> = Api::all(self.client.clone());
+        wait_for("the pods of earlier tests are gone", PATIENCE, async || {
+            let all = pods.list(&ListParams::default()).await?.items.into_iter();
+            let ours = [self.namespace.as_str(), portolan_lab::product::NAMESPACE];
+            let others =
+                all.filter(|pod| !ours.contains(&pod.metadata.namespace.as_deref().unwrap_or_default()));
+            let left = others.count();
+            Ok(if left == 0 { Ok(()) } else { Err(format!("{left} are left")) })
+        })
+        .await
+    }
+
     /// A Deployment `name` of `replicas` pods, on one node where `node` names it; returns when all are ready.
     pub async fn deploy(&self, name: &str, replicas: u8, node: Option<u8>) -> anyhow::Result<()> {
         let selector = node.map(|node| json!({ "kubernetes.io/hostname": format!("n{node}") }));

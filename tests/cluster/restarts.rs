@@ -14,6 +14,7 @@ use crate::fixture::{PATIENCE, at, cluster_ip, test};
 #[test]
 fn s74_kill_9_of_an_agent_stops_no_connection_and_its_restart_writes_nothing() {
     test("s74-kill-9", async |cluster| {
+        cluster.alone().await?;
         cluster.deploy("web", 3, None).await?;
         let service = cluster.expose("web", json!({})).await?;
         let (ip, vip) = (cluster_ip(&service)?, cluster.external_ip("web").await?);
@@ -88,6 +89,7 @@ fn a06_the_leader_is_killed_and_the_other_controller_goes_on() {
 #[test]
 fn a56_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
     test("a56-api-outage", async |cluster| {
+        cluster.alone().await?;
         cluster.deploy("web", 2, None).await?;
         cluster.expose("web", json!({})).await?;
         let vip = cluster.external_ip("web").await?;
