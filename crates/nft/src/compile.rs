@@ -145,7 +145,7 @@ impl Reg {
 }
 
 impl Field {
-    fn load(&self, dreg: Reg, family: TableFamily) -> Expr {
+    pub(crate) fn load(&self, dreg: Reg, family: TableFamily) -> Expr {
         let network = |offset| Expr::Payload {
             dreg,
             base: PayloadBase::Network,

@@ -5,6 +5,7 @@
 //!   Table ── Rule::compile ──> Expr ──> Command ── Batch ──> bytes of one transaction
 //!     │                         │
 //!     └── Display: nft text     └── compared with <── Dumped <── dump messages
+//!                                                     └── Dumped::table ──> Table
 //! ```
 //!
 //! Knows neither Kubernetes nor sockets. Writing and reading are inverse: what [`Batch`] writes, [`Dumped`] reads back
@@ -15,6 +16,7 @@ mod bytes;
 mod command;
 mod compile;
 mod declaration;
+mod decompile;
 mod dump;
 mod element;
 mod expr;

@@ -5,7 +5,7 @@ use arbitrary::{Result, Unstructured};
 
 use crate::{
     Atom, Bytes, CmpOp, CtKey, Element, Expr, Extra, Field, KeyType, MetaKey, Name, PayloadBase, Range, Reg,
-    Set, TableFamily, Value, ValueType, Verdict,
+    Set, Statement, TableFamily, Value, ValueType, Verdict,
 };
 
 pub type Input<'a, 'b> = &'a mut Unstructured<'b>;
@@ -162,4 +162,52 @@ pub fn field(u: Input) -> Result<Field> {
         Field::Oif,
     ];
     Ok(u.choose(&fields)?.clone())
+}
+
+/// Fields that fit into the registers; a number generator may stand last.
+fn fields(u: Input) -> Result<Vec<Field>> {
+    let numgen = |field: &Field| matches!(field, Field::Numgen { .. });
+    let mut fields: Vec<Field> = (0..u.int_in_range(1..=3)?).map(|_| field(u)).collect::<Result<_>>()?;
+    if let Some(first) = fields.iter().position(numgen) {
+        fields.truncate(first + 1);
+    }
+    Ok(fields)
+}
+
+pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
+    Ok(match u.int_in_range(0..=13)? {
+        0 => {
+            let field = field(u)?;
+            let value = atom(u, family, field.key_type())?;
+            Statement::Compare { field, value, negate: u.arbitrary()? }
+        }
+        1 => {
+            let field = u.choose(&[Field::Saddr, Field::Daddr])?.clone();
+            let length = u.int_in_range(0..=family.address_len() as u8 * 8 - 1)?;
+            let host = family.address_len() as u32 * 8 - length as u32;
+            let clear = |ip: u128| ip.checked_shr(host).map_or(0, |net| net << host);
+            let address = match family {
+                TableFamily::Ip => IpAddr::from((clear(u.arbitrary::<u32>()?.into()) as u32).to_be_bytes()),
+                TableFamily::Ip6 => IpAddr::from(clear(u.arbitrary()?).to_be_bytes()),
+            };
+            Statement::InPrefix { field, address, length, negate: u.arbitrary()? }
+        }
+        2 => Statement::InSet { key: fields(u)?, set: name(u)?, negate: u.arbitrary()? },
+        3 => Statement::MarkTest { mask: u.arbitrary()?, value: u.arbitrary()? },
+        4 => Statement::MarkOr(u.int_in_range(1..=u32::MAX)?),
+        5 => Statement::MarkXor(u.arbitrary()?),
+        6 => Statement::CtStatusDnat,
+        7 => Statement::DaddrIsLocal,
+        8 => Statement::Vmap { key: fields(u)?, map: name(u)? },
+        9 => Statement::Dnat { key: fields(u)?, map: name(u)? },
+        10 => Statement::Masquerade { fully_random: u.arbitrary()? },
+        11 => u.choose(&[Statement::Reject, Statement::RejectTcpReset])?.clone(),
+        12 => Statement::Verdict(verdict(u)?),
+        _ => Statement::Update {
+            set: name(u)?,
+            key: fields(u)?,
+            value: if u.arbitrary()? { vec![field(u)?] } else { vec![] },
+            timeout: option(u, duration)?,
+        },
+    })
 }

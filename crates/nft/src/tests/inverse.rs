@@ -3,8 +3,8 @@ use arbtest::arbtest;
 use super::arbitrary;
 use crate::netlink::{Attributes, Writer};
 use crate::{
-    Batch, Bytes, Command, Content, Dumped, Element, Expr, Request, Set, Statement, Table, TableFamily,
-    TableId, generation, messages,
+    Batch, Bytes, Command, Content, Dumped, DumpedRule, Element, Expr, Request, Rule, Set, Statement, Table,
+    TableFamily, TableId, generation, messages,
 };
 
 fn table(family: TableFamily) -> TableId {
@@ -19,6 +19,34 @@ fn expressions() {
         let mut w = Writer::default();
         expr.encode(&mut w, family);
         assert_eq!(Expr::decode(Attributes(&w.0), family), expr);
+        Ok(())
+    });
+}
+
+#[test]
+fn rules() {
+    arbtest(|u| {
+        let family = arbitrary::family(u)?;
+        let few = u.int_in_range(0..=3)?;
+        let statements = (0..few).map(|_| arbitrary::statement(u, family)).collect::<Result<_, _>>()?;
+        let rule = Rule { statements, comment: None };
+        let dumped = DumpedRule { handle: 1, exprs: rule.compile(family), comment: None };
+        assert_eq!(dumped.read(family), Some(rule));
+        Ok(())
+    });
+}
+
+/// What a foreign rule does is either said in words that mean the same, or not at all.
+#[test]
+fn foreign_rules() {
+    arbtest(|u| {
+        let family = arbitrary::family(u)?;
+        let few = u.int_in_range(0..=4)?;
+        let exprs: Vec<Expr> = (0..few).map(|_| arbitrary::expr(u, family)).collect::<Result<_, _>>()?;
+        let dumped = DumpedRule { handle: 1, exprs, comment: None };
+        if let Some(rule) = dumped.read(family) {
+            assert!(dumped.is(&rule, family), "{rule:?}");
+        }
         Ok(())
     });
 }
