@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::trace::{Destination, Source};
+
 /// Service VIP load balancer and advertiser for Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "portolan", version, about, propagate_version = true)]
@@ -26,6 +28,8 @@ pub enum Command {
     Status(Status),
     /// Print what a node would do for the objects of a YAML file: no cluster, no root.
     Plan(Plan),
+    /// Say what becomes of a packet on a node, and why: by the rules of this node's kernel, or of a YAML file's plan.
+    Trace(Trace),
     /// Print the CustomResourceDefinitions.
     Crds,
     /// Remove everything Portolan made in this node's kernel: its nftables tables and its routes.
@@ -105,6 +109,25 @@ pub struct Plan {
     /// Print only one part.
     #[arg(long, value_enum)]
     pub only: Option<Part>,
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// The client: 10.244.1.5.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub from: Source,
+    /// What it asks for: 10.96.0.10:80/tcp.
+    #[arg(long, value_name = "ADDRESS:PORT[/PROTOCOL]")]
+    pub to: Destination,
+    /// Kubernetes and Portolan objects, as a YAML stream; without it this node's kernel is read, as root.
+    #[arg(short, long = "filename", value_name = "FILE", requires = "node")]
+    pub file: Option<PathBuf>,
+    /// The node of the file to plan for.
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub node: Option<String>,
+    /// Configuration file, as for the agent.
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

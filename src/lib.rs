@@ -12,4 +12,5 @@ pub mod lease;
 pub mod offline;
 pub mod speaker;
 pub mod status;
+pub mod trace;
 pub mod watch;

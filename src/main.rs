@@ -43,6 +43,7 @@ async fn run_on_cluster(command: Command) -> anyhow::Result<()> {
         Command::Agent(arguments) => portolan::agent::run(arguments).await,
         Command::Controller(arguments) => portolan::controller::command(arguments).await,
         Command::Status(arguments) => portolan::status::run(arguments).await,
+        Command::Trace(arguments) => portolan::trace::run(arguments).await,
         Command::Cleanup => portolan::dataplane::cleanup().await,
         Command::Plan(_) | Command::Crds => unreachable!("run without a runtime"),
     }

@@ -1,4 +1,5 @@
-//! `portolan plan`: what a node would do for the objects of a YAML file. No cluster, no kernel, no root.
+//! `portolan plan`, and `portolan trace` on a file: what a node would do for the objects of a YAML file. No cluster, no
+//! kernel, no root.
 //!
 //! The same code as the agent's and the controller's, with the file in place of the watches: the controller's allocations
 //! are made first, then the node's plan, tables and routes follow, as if the kernel had taken all of it.
@@ -7,10 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use portolan_index::{Change, Index, Kind, Object};
-use portolan_model::{Name, Problem, Snapshot};
+use portolan_model::{Family, Name, Problem, Snapshot};
 
 use crate::cli::{self, Part};
 use crate::config::Config;
+use crate::trace::Rules;
 
 mod allocate;
 mod render;
@@ -47,19 +49,25 @@ impl Offline {
 
     /// One part of what `node` would do; fails when there is no such node.
     pub fn render(&self, node: &str, part: Part) -> anyhow::Result<String> {
-        let node: Name = node.into();
-        let names: Vec<&str> = self.snapshot.nodes.keys().map(|name| &**name).collect();
-        ensure!(
-            self.snapshot.nodes.contains_key(&node),
-            "there is no Node {node:?}: the file has {}",
-            names.join(", ")
-        );
+        let node = self.node(node)?;
         let view = render::Node::new(self, &node);
         Ok(match part {
             Part::Status => view.status(),
             Part::Nft => view.nft(),
             Part::Routes => view.routes(),
         })
+    }
+
+    /// What packets of a family meet on `node`; fails when there is no such node.
+    pub fn rules(&self, node: &str, family: Family) -> anyhow::Result<Rules> {
+        let node = self.node(node)?;
+        Ok(render::Node::new(self, &node).rules(family))
+    }
+
+    fn node(&self, name: &str) -> anyhow::Result<Name> {
+        let names: Vec<&str> = self.snapshot.nodes.keys().map(|name| &**name).collect();
+        ensure!(names.contains(&name), "there is no Node {name:?}: the file has {}", names.join(", "));
+        Ok(name.into())
     }
 }
 

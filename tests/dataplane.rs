@@ -275,6 +275,52 @@ fn s27_source_ranges() {
     });
 }
 
+/// `portolan trace` in the node's namespace.
+async fn trace(site: &Site, from: &str, to: &str) -> anyhow::Result<String> {
+    let binary = env!("CARGO_BIN_EXE_portolan");
+    site.node.output(&[binary, "trace", "--from", from, "--to", to]).await
+}
+
+/// The kernel's rules are asked, with what others put among them, and not what they should be.
+#[test]
+fn trace_says_what_the_kernel_does() {
+    on_site("trace_says_what_the_kernel_does", async |site| {
+        let _served = serve(
+            site,
+            plan([
+                (vip("10.96.0.1"), same(balance(Masquerade::NonPods, &PODS))),
+                (vip("10.96.0.2"), same(Action::Reject)),
+            ]),
+        );
+        let said = trace(site, CLIENT, "10.96.0.1:80/tcp").await?;
+        let (pods, clients) = answered_by(&site.client, at("10.96.0.1", 80)).await?;
+        assert_eq!((pods.len(), clients.contains(&CLIENT.parse()?)), (3, false));
+        for pod in PODS {
+            assert!(said.contains(&format!("  {pod}:8080  masqueraded")), "{said}");
+        }
+        let said = trace(site, PODS[1], "10.96.0.1:80").await?;
+        assert!(said.contains(&format!("  {}:8080  it sees the client's address", PODS[0])), "{said}");
+        assert!(said.contains(&format!("  {}:8080  masqueraded", PODS[1])), "{said}");
+        assert!(trace(site, NODE, "10.96.0.1:80").await?.contains("(the node itself)"));
+        assert!(trace(site, CLIENT, "10.96.0.2:80").await?.contains(": refused"));
+        refused(probe::tcp(&site.client, at("10.96.0.2", 80)).await);
+        // someone else's rules among ours: one that trace can follow and one that it cannot
+        site.node
+            .output(&["nft", "insert rule ip portolan nat-prerouting ip saddr 198.51.100.0/24 drop"])
+            .await?;
+        let said = trace(site, CLIENT, "10.96.0.1:80").await?;
+        assert!(said.contains(": dropped"), "{said}");
+        silent(probe::tcp(&site.client, at("10.96.0.1", 80)).await);
+        site.node.output(&["nft", "insert rule ip portolan services ip ttl 1 drop"]).await?;
+        let said = trace(site, PODS[0], "10.96.0.1:80").await?;
+        assert!(said.contains("of chain services is not Portolan's and was left out"), "{said}");
+        site.kernel().cleanup()?;
+        let error = format!("{:#}", trace(site, CLIENT, "10.96.0.1:80").await.unwrap_err());
+        assert!(error.contains("there is no table ip portolan here"), "{error}");
+        Ok(())
+    });
+}
+
 #[test]
 fn ipv6() {
     on_site("ipv6", async |site| {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use portolan_bgp::{PeerConfig, Route};
 use portolan_dataplane::{Dataplane, Settings};
-use portolan_model::{Name, Problem, ServiceId, ServicePlan};
+use portolan_model::{Family, Name, Problem, ServiceId, ServicePlan};
 use portolan_plan::{NodeView, advertise, routes, service};
 
 use super::Offline;
 use crate::agent::Announcer;
 use crate::config::NodeRoutes;
 use crate::speaker::Intent;
+use crate::trace::Rules;
 
 pub struct Node<'a> {
     cluster: &'a Offline,
@@ -48,12 +49,26 @@ impl<'a> Node<'a> {
 
     /// The tables in the language of `nft -f`.
     pub fn nft(&self) -> String {
+        portolan_dataplane::render(&self.dataplane())
+    }
+
+    /// What packets meet.
+    pub fn rules(&self, family: Family) -> Rules {
+        Rules {
+            node: self.name.to_string(),
+            table: self.dataplane().desired(family),
+            unread: Vec::new(),
+            addresses: view(self.cluster, self.name).addresses,
+        }
+    }
+
+    fn dataplane(&self) -> Dataplane {
         let mut dataplane = Dataplane::new(settings(self.cluster, self.name));
         for (id, plan) in &self.plans {
             let created = self.cluster.snapshot.services.get(id).map_or(i64::MAX, |service| service.created);
             dataplane.set_service(id, created, Some(plan.clone()));
         }
-        portolan_dataplane::render(&dataplane)
+        dataplane
     }
 
     /// Routes to other nodes, what each peer is told, and what is kept back.

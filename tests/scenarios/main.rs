@@ -4,3 +4,5 @@
 mod examples;
 /// Who is masqueraded, refused or dropped: every combination, against a short specification.
 mod matrix;
+/// `portolan trace` on the examples.
+mod trace;
