@@ -53,7 +53,7 @@ fn peers_that_dial_are_accepted() {
 
 /// Both families over one session (B42), over IPv4 and over IPv6, replaced (A47) and withdrawn.
 async fn routes(wire: &Wire, kind: RouterKind) -> anyhow::Result<()> {
-    let (router, mut processes) = wire.router(kind)?;
+    let (router, mut processes) = wire.router(kind).await?;
     let result = async {
         let peers = [to_router("over-v4", ROUTER.v4.into()), to_router("over-v6", ROUTER.v6.into())];
         let running = Running::start(&wire.ns("n1")?, peers.clone(), &[])?;
@@ -121,7 +121,7 @@ async fn routes(wire: &Wire, kind: RouterKind) -> anyhow::Result<()> {
 }
 
 async fn wrong_as(wire: &Wire, kind: RouterKind) -> anyhow::Result<()> {
-    let (_router, mut processes) = wire.router(kind)?;
+    let (_router, mut processes) = wire.router(kind).await?;
     let result = async {
         let mut peer = to_router("tor", ROUTER.v4.into());
         peer.local_asn = 64999;
@@ -141,7 +141,7 @@ async fn wrong_as(wire: &Wire, kind: RouterKind) -> anyhow::Result<()> {
 
 /// The router dies without a word, and starts again.
 async fn restart(wire: Wire) -> anyhow::Result<()> {
-    let (router, mut processes) = wire.router(RouterKind::Bird)?;
+    let (router, mut processes) = wire.router(RouterKind::Bird).await?;
     let result = async {
         let peers = [to_router("tor", ROUTER.v4.into())];
         let running = Running::start(&wire.ns("n1")?, peers.clone(), &[])?;
@@ -151,7 +151,7 @@ async fn restart(wire: Wire) -> anyhow::Result<()> {
         processes.kill().await?;
         running.wait("the loss is seen", |status| status.sessions["tor"].state != State::Established).await?;
         router.flush().await?;
-        processes = wire.router(RouterKind::Bird)?.1;
+        processes = wire.router(RouterKind::Bird).await?.1;
         has_routes(&router, "192.0.2.10/32", BTreeSet::from([node_address(1).v4.into()])).await
     }
     .await;
@@ -284,9 +284,9 @@ impl Wire {
         Namespace::open(&format!("{}-{name}", self.prefix))
     }
 
-    fn router(&self, kind: RouterKind) -> anyhow::Result<(Router, RouterProcesses)> {
+    async fn router(&self, kind: RouterKind) -> anyhow::Result<(Router, RouterProcesses)> {
         let router = Router::new(kind, self.ns("router")?, &self.dir);
-        let processes = router.start(1, &self.dir)?;
+        let processes = router.start(1, &self.dir).await?;
         Ok((router, processes))
     }
 }
