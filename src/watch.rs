@@ -327,7 +327,7 @@ mod tests {
 
     /// A2: half a list is no list.
     #[tokio::test]
-    async fn a2_only_complete_lists_are_sent() {
+    async fn a2_s63_only_complete_lists_are_sent() {
         let (mut feed, mut changes) = feed();
         for event in [
             Event::Init,

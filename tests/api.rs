@@ -186,8 +186,8 @@ fn the_server_refuses_what_cannot_be_and_names_the_field() {
 }
 
 #[test]
-fn the_roles_suffice_and_no_more() {
-    in_lab("the_roles_suffice_and_no_more", async |lab| {
+fn s79_the_roles_suffice_and_no_more() {
+    in_lab("s79_the_roles_suffice_and_no_more", async |lab| {
         install(lab).await?;
         let agent = "portolan-agent";
         let controller = "portolan-controller";

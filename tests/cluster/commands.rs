@@ -56,7 +56,7 @@ fn status_says_why_an_address_is_withheld() {
 }
 
 #[test]
-fn cleanup_leaves_nothing_of_ours_in_the_kernel() {
+fn s74_cleanup_leaves_nothing_of_ours_in_the_kernel() {
     test("cleanup", async |cluster| {
         cluster.lab.product.lock().await.kill("agent-n3").await?;
         assert!(ours(cluster).await?.contains("portolan"), "before");

@@ -33,8 +33,8 @@ fn errno(error: CommitError) -> Vec<(Option<usize>, Option<i32>)> {
 }
 
 #[test]
-fn thirty_thousand_elements_are_one_transaction() {
-    in_namespace("thirty_thousand_elements_are_one_transaction", || {
+fn s12_s66_thirty_thousand_elements_are_one_transaction() {
+    in_namespace("s12_s66_thirty_thousand_elements_are_one_transaction", || {
         let mut socket = NftSocket::open().unwrap();
         let before = socket.generation().unwrap();
         let elements: Vec<_> = (0..30_000).map(member).collect();
@@ -50,8 +50,8 @@ fn thirty_thousand_elements_are_one_transaction() {
 }
 
 #[test]
-fn a_duplicate_as_the_last_of_many_leaves_nothing_behind() {
-    in_namespace("a_duplicate_as_the_last_of_many_leaves_nothing_behind", || {
+fn s66_a_duplicate_as_the_last_of_many_leaves_nothing_behind() {
+    in_namespace("s66_a_duplicate_as_the_last_of_many_leaves_nothing_behind", || {
         let mut socket = NftSocket::open().unwrap();
         socket.commit(&id(), &[Command::AddTable, add_set("s"), add(vec![member(0)])]).unwrap();
         let before = socket.generation().unwrap();

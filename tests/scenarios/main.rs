@@ -1,5 +1,7 @@
 //! The pure pipeline, objects in and outcomes out: no root, no cluster. One binary, so that it is linked once.
 
+/// docs/services.md: which number is covered by which test.
+mod coverage;
 /// Every folder of `examples/`, compared with its golden files.
 mod examples;
 /// Who is masqueraded, refused or dropped: every combination, against a short specification.

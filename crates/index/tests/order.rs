@@ -145,7 +145,7 @@ fn check_dirty((before, problems_before): &(Snapshot, Vec<String>), index: &Inde
 }
 
 #[test]
-fn what_the_api_server_keeps_for_itself_is_no_change() {
+fn s64_what_the_api_server_keeps_for_itself_is_no_change() {
     let mut index = Index::new(&[]);
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a", "namespace": "ns" },

@@ -186,7 +186,7 @@ fn errors_are_of_the_command_that_made_them() {
 }
 
 #[test]
-fn long_lists_are_split_below_64_kib() {
+fn s12_long_lists_are_split_below_64_kib() {
     let elements: Vec<_> = (0..30_000u32).map(|i| Element::member(Bytes::new(&i.to_be_bytes()))).collect();
     let commands = [Command::AddElements { set: "s".into(), elements: elements.clone() }];
     let batch = Batch::new(&table(TableFamily::Ip), &commands, None);
