@@ -15,6 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::events::Events;
+use crate::health::{self, Health};
 use crate::speaker::{self, Intent, SpeakerStatus};
 use crate::{cli, http, watch as kubernetes};
 
@@ -56,8 +58,17 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let (intent_tx, intent) = watch::channel(Arc::new(Intent::default()));
     let (status_tx, status) = watch::channel(Arc::new(SpeakerStatus::default()));
     let (report_tx, line_report) = watch::channel(report::LineReport::default());
+    let (health_tx, health) = watch::channel(Health::default());
+    let events = Events::start(client.clone(), "portolan-agent", &arguments.node_name);
+    if let Some(address) = config.proxy.healthz_bind_address {
+        let node = health::Reporter::new(&arguments.node_name, events.clone());
+        tokio::spawn(health::serve_node(address, health.clone(), node));
+    }
+    tokio::spawn(health::serve_ports(health, events));
     let index = Index::new(&KINDS);
-    let line = Line::new(&arguments.node_name, config, index, intent_tx.clone(), report_tx, ready_tx).await?;
+    let line =
+        Line::new(&arguments.node_name, config, index, intent_tx.clone(), report_tx, ready_tx, health_tx)
+            .await?;
 
     let changes = kubernetes::start(&client, &KINDS);
     let mut speaker = tokio::spawn(speaker::run(intent, &[], status_tx));

@@ -1,5 +1,6 @@
 //! The configuration file of the agent and the controller: what the chart renders into its ConfigMap.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use anyhow::Context;
 use ipnet::IpNet;
 use portolan_conntrack::sysctl::Tuning;
 use serde::{Deserialize, Deserializer, de};
+
+const HEALTHZ_PORT: u16 = 10256;
 
 /// `config.yaml`. Unknown fields are errors, so that a typing mistake is named and not ignored.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -42,6 +45,9 @@ pub struct Proxy {
     #[serde(rename = "externalIPs")]
     pub external_ips: bool,
     pub conntrack: Conntrack,
+    /// /healthz and /livez as of kube-proxy (S58); empty = nowhere.
+    #[serde(deserialize_with = "healthz_address")]
+    pub healthz_bind_address: Option<SocketAddr>,
 }
 
 /// As `conntrack` in a KubeProxyConfiguration, with its defaults; durations as `1h30m` (S55).
@@ -93,6 +99,20 @@ impl From<&Conntrack> for Tuning {
     }
 }
 
+fn healthz_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer, HEALTHZ_PORT)
+}
+
+/// `ADDRESS:PORT`, or only the address; empty for none.
+fn address<'de, D: Deserializer<'de>>(deserializer: D, port: u16) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let without_port = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
+    match text.is_empty() {
+        true => Ok(None),
+        false => text.parse().or_else(|_| without_port()).map(Some).map_err(de::Error::custom),
+    }
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let parsed = text.parse::<jiff::SignedDuration>().map_err(de::Error::custom)?;
@@ -115,6 +135,7 @@ impl Default for Proxy {
             masquerade_all: false,
             external_ips: true,
             conntrack: Conntrack::default(),
+            healthz_bind_address: Some(([0, 0, 0, 0], HEALTHZ_PORT).into()),
         }
     }
 }
@@ -165,6 +186,19 @@ impl From<&Classes> for portolan_plan::Classes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s58_healthz_bind_address() {
+        let check = |text: &str, expected: Option<&str>| {
+            let config: Config =
+                serde_saphyr::from_str(&format!("proxy: {{ healthzBindAddress: {text:?} }}")).unwrap();
+            assert_eq!(config.proxy.healthz_bind_address.map(|at| at.to_string()).as_deref(), expected);
+        };
+        check("", None);
+        check("127.0.0.1", Some("127.0.0.1:10256"));
+        check("[::]:10300", Some("[::]:10300"));
+        assert_eq!(Config::default().proxy.healthz_bind_address, Some(([0, 0, 0, 0], 10256).into()));
+    }
 
     #[test]
     fn s55_conntrack_as_kube_proxy_writes_it() {

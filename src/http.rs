@@ -33,7 +33,7 @@ pub async fn serve(address: SocketAddr, ready: watch::Receiver<Option<&'static s
 }
 
 /// `[::]` is every address of both families, and of IPv4 where the kernel has no IPv6.
-async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) && address.ip().is_unspecified() => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await

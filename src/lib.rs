@@ -7,6 +7,7 @@ pub mod controller;
 pub mod crds;
 pub mod dataplane;
 pub mod events;
+pub mod health;
 pub mod http;
 pub mod lease;
 pub mod offline;

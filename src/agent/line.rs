@@ -10,6 +10,7 @@ use portolan_dataplane::{Dataplane, Settings};
 use portolan_index::{Change, Dirty, Index};
 use portolan_model::{Name, Node, Problem, ServiceId, ServicePlan, Snapshot};
 use portolan_plan::flows::Flows;
+use portolan_plan::health::Ports;
 use portolan_plan::linger::Linger;
 use portolan_plan::{Classes, NodeView, peers, routes, service};
 use tokio::sync::{mpsc, watch};
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::config::NodeRoutes as Routing;
 use crate::dataplane::conntrack::{self, Conntrack};
 use crate::dataplane::kernel::Kernel;
+use crate::health::Health;
 use crate::speaker::Intent;
 
 /// Changes taken over in one turn.
@@ -57,6 +59,8 @@ pub struct Line {
     intent: watch::Sender<Arc<Intent>>,
     report: watch::Sender<LineReport>,
     ready: watch::Sender<Option<&'static str>>,
+    health_ports: Ports,
+    health: watch::Sender<Health>,
 }
 
 /// What one turn has to look at.
@@ -79,6 +83,7 @@ impl Line {
         intent: watch::Sender<Arc<Intent>>,
         report: watch::Sender<LineReport>,
         ready: watch::Sender<Option<&'static str>>,
+        health: watch::Sender<Health>,
     ) -> anyhow::Result<Line> {
         let classes = Classes::from(&config.classes);
         conntrack::tune(&(&config.proxy.conntrack).into());
@@ -106,6 +111,8 @@ impl Line {
             intent,
             report,
             ready,
+            health_ports: Ports::default(),
+            health,
         })
     }
 
@@ -157,6 +164,8 @@ impl Line {
         let to_plan = if touched.all { &all } else { &touched.services };
         let to_announce = if touched.cluster { &all } else { to_plan };
 
+        // A turn that hangs shows as a change that waits.
+        self.health.send_modify(|health| health.waits_since(now));
         let announced_before = self.announced.clone();
         self.announce(snapshot, to_announce, touched.cluster);
         self.plan(snapshot, to_plan, &announced_before, now);
@@ -170,6 +179,7 @@ impl Line {
             self.route(snapshot).await;
         }
         self.tell(snapshot);
+        self.check_up(snapshot, to_plan);
     }
 }
 
@@ -324,6 +334,24 @@ impl Line {
             tracing::warn!(reason = problem.reason, "{problem}");
         }
         self.reported = problems;
+    }
+
+    /// What the health servers answer from now on (S58–S61).
+    fn check_up(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>) {
+        for id in services {
+            self.health_ports.set(id, snapshot.services.get(id).map(|service| &**service), &self.view);
+        }
+        let node = snapshot.nodes.get(&self.node);
+        self.health.send_modify(|health| {
+            health.eligible = node.is_none_or(|node| !node.leaving);
+            health.node_uid = node.map(|node| node.uid.clone());
+            if self.error.is_none() {
+                health.applied();
+            }
+            if health.ports != self.health_ports {
+                health.ports = self.health_ports.clone();
+            }
+        });
     }
 
     fn tell(&self, snapshot: &Snapshot) {

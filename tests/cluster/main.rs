@@ -6,6 +6,7 @@
 //! - `udp`: flows that never pause go on when their pods are replaced.
 //! - `scaling`: requests without pause while endpoints come and go.
 //! - `restarts`: agents, controllers and the API server die and return.
+//! - `health`: what load balancers ask a node.
 //! - `routers`: the same with FRR in BIRD's place.
 //! - `bad_input`: one clear sentence, and nothing else lost.
 //! - `commands`: status, cleanup, crds as an operator runs them.
@@ -15,6 +16,7 @@ mod bad_input;
 mod commands;
 mod fixture;
 mod forwarding;
+mod health;
 mod restarts;
 mod routers;
 mod scaling;

@@ -14,6 +14,8 @@ use crate::problems::Problems;
 use crate::service::labels;
 use crate::{Key, Kind, Object, text};
 
+/// Put on by the cluster autoscaler before it deletes a node.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 impl From<KubeNode> for Object {
@@ -31,6 +33,7 @@ impl From<KubeNode> for Object {
             external_ips: addresses(status, "ExternalIP", &mut problems),
             pod_cidrs: pod_cidrs(&node, &mut problems),
             network_unavailable: network_unavailable(status),
+            leaving: leaving(&node),
         };
         let problems = problems.into_vec();
         Object::new(Kind::Node, key, Value::Node(Arc::new(parsed)), problems)
@@ -57,6 +60,12 @@ fn pod_cidrs(node: &KubeNode, problems: &mut Problems) -> Vec<IpNet> {
     let single: Vec<String> = spec.pod_cidr.iter().cloned().collect();
     let listed = spec.pod_cidrs.as_deref().filter(|list| !list.is_empty()).unwrap_or(&single);
     cidrs(listed, "spec.podCIDRs", problems)
+}
+
+/// S59 (KEP-3836).
+fn leaving(node: &KubeNode) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    node.metadata.deletion_timestamp.is_some() || taints.iter().any(|taint| taint.key == LEAVING_TAINT)
 }
 
 fn network_unavailable(status: Option<&NodeStatus>) -> bool {

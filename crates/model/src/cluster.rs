@@ -23,6 +23,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Condition NetworkUnavailable is True (A50).
     pub network_unavailable: bool,
+    /// It is being deleted, or the cluster autoscaler is about to (S59).
+    pub leaving: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

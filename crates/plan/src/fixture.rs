@@ -116,6 +116,7 @@ pub fn node(name: &str, number: u8) -> Node {
         external_ips: vec![],
         pod_cidrs: vec![format!("10.1.{number}.0/24").parse().unwrap()],
         network_unavailable: false,
+        leaving: false,
     }
 }
 

@@ -6,6 +6,7 @@
 //!   Node, ServiceCIDRs ──> advertise::node ────> Announcements ┴──> advertise::merge ──> routes per peer
 //!   Peers + Node       ──> peers::selected ────> sessions to hold
 //!   Service + what runs ──> flows::Flows ──────> Stale              tracked connections to delete
+//!   Service + NodeView ──> health::Ports ──────> what each healthCheckNodePort answers
 //!   Nodes              ──> routes::to_nodes ───> podCIDR routes
 //!   Snapshot + Supply  ──> allocate::services ──> Decisions          what the leader writes
 //! ```
@@ -18,6 +19,7 @@ pub mod allocate;
 mod classes;
 pub mod endpoints;
 pub mod flows;
+pub mod health;
 pub mod linger;
 pub mod peers;
 mod ranges;
