@@ -325,6 +325,20 @@ mod tests {
         watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status)))
     }
 
+    #[test]
+    fn s3_s4_s5_s7_the_server_leaves_out_what_is_not_ours() {
+        let asked = |kind| {
+            let config = selection(kind);
+            (config.label_selector.unwrap_or_default(), config.field_selector.unwrap_or_default())
+        };
+        let (labels, fields) = asked(Kind::Service);
+        assert_eq!(labels, "!service.kubernetes.io/service-proxy-name");
+        assert_eq!(fields, "spec.clusterIP!=None");
+        let (labels, fields) = asked(Kind::EndpointSlice);
+        assert_eq!(labels, "!service.kubernetes.io/headless,kubernetes.io/service-name");
+        assert_eq!(fields, "");
+    }
+
     /// A2: half a list is no list.
     #[tokio::test]
     async fn a2_s63_only_complete_lists_are_sent() {

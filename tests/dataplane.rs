@@ -201,8 +201,8 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn cluster_ip_from_a_client_a_pod_and_the_node() {
-    on_site("cluster_ip_from_a_client_a_pod_and_the_node", async |site| {
+fn s15_s16_s17_s46_cluster_ip_from_a_client_a_pod_and_the_node() {
+    on_site("s15_s16_s17_s46_cluster_ip_from_a_client_a_pod_and_the_node", async |site| {
         let udp = Frontend { protocol: Protocol::Udp, ..vip("10.96.0.1") };
         let action = same(balance(Masquerade::NonPods, &PODS));
         let _served = serve(site, plan([(vip("10.96.0.1"), action.clone()), (udp, action)]));
@@ -275,6 +275,43 @@ fn s27_source_ranges() {
     });
 }
 
+/// 300 draws of three: 100 each, give or take five standard deviations.
+#[test]
+fn s40_connections_spread_evenly() {
+    on_site("s40_connections_spread_evenly", async |site| {
+        let _served = serve(site, plan([(vip("10.96.0.1"), same(balance(Masquerade::NonPods, &PODS)))]));
+        let tally = probe::many(&site.client, at("10.96.0.1", 80), 300).await;
+        let even = |count: &usize| (59..=141).contains(count);
+        assert!(tally.pods.len() == 3 && tally.pods.values().all(even), "{:?}", tally.pods);
+        Ok(())
+    });
+}
+
+/// What others hook in is neither read nor touched: a hostPort as CNIs make it works beside a NodePort.
+#[test]
+fn s80_foreign_tables_and_their_host_ports_stay() {
+    on_site("s80_foreign_tables_and_their_host_ports_stay", async |site| {
+        for line in [
+            "add table ip hostports",
+            "add chain ip hostports dnat { type nat hook prerouting priority -100 ; }",
+            "add rule ip hostports dnat tcp dport 8443 dnat to 10.244.1.6:8080",
+        ] {
+            site.node.output(&["nft", line]).await?;
+        }
+        let listed = || site.node.output(&["nft", "list", "table", "ip", "hostports"]);
+        let before = listed().await?;
+        let node_port =
+            Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Tcp, port: 30080 };
+        let (mut kernel, _) = serve(site, plan([(node_port, same(balance(Masquerade::Always, &PODS[..1])))]));
+        assert_eq!(answered_by(&site.client, at(NODE, 8443)).await?.0, ["pod1"]);
+        assert_eq!(answered_by(&site.client, at(NODE, 30080)).await?.0, ["pod0"]);
+        kernel.cleanup()?;
+        assert_eq!(listed().await?, before);
+        assert_eq!(answered_by(&site.client, at(NODE, 8443)).await?.0, ["pod1"]);
+        Ok(())
+    });
+}
+
 /// `portolan trace` in the node's namespace.
 async fn trace(site: &Site, from: &str, to: &str) -> anyhow::Result<String> {
     let binary = env!("CARGO_BIN_EXE_portolan");
@@ -322,8 +359,8 @@ fn trace_says_what_the_kernel_does() {
 }
 
 #[test]
-fn ipv6() {
-    on_site("ipv6", async |site| {
+fn s6_ipv6() {
+    on_site("s6_ipv6", async |site| {
         let frontends = [
             (vip("fd00:10:96::1"), same(balance(Masquerade::NonPods, &PODS6))),
             (vip("fd00:10:96::2"), same(Action::Reject)),
@@ -378,9 +415,9 @@ fn a_restart_writes_nothing_and_cleanup_leaves_nothing() {
 
 /// nftables.md, bars: connections lost or refused while one service changes its endpoints without pause: 0.
 #[test]
-fn flapping_endpoints_lose_no_connection() {
+fn s50_flapping_endpoints_lose_no_connection() {
     const CONNECTIONS: usize = 2_000;
-    on_site("flapping_endpoints_lose_no_connection", async |site| {
+    on_site("s50_flapping_endpoints_lose_no_connection", async |site| {
         let of =
             |pods: &[&str]| Arc::new(plan([(vip("10.96.0.1"), same(balance(Masquerade::NonPods, pods)))]));
         let sets = [of(&PODS), of(&PODS[1..]), of(&PODS[..1]), of(&PODS[..2])];

@@ -87,7 +87,7 @@ fn a06_the_leader_is_killed_and_the_other_controller_goes_on() {
 }
 
 #[test]
-fn a56_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
+fn a56_s69_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
     test("a56-api-outage", async |cluster| {
         cluster.alone().await?;
         cluster.deploy("web", 2, None).await?;

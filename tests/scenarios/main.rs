@@ -6,5 +6,7 @@ mod coverage;
 mod examples;
 /// Who is masqueraded, refused or dropped: every combination, against a short specification.
 mod matrix;
+/// Rules of Service semantics that need more than one stage to see.
+mod services;
 /// `portolan trace` on the examples.
 mod trace;

@@ -281,7 +281,7 @@ impl fmt::Display for Fate {
 }
 
 #[test]
-fn s16_s32_s38_s39_s43_s44_s45_s46_s48_masquerade_matrix() {
+fn s16_s29_s32_s38_s39_s43_s44_s45_s46_s48_masquerade_matrix() {
     let (mut asked, mut wrong) = (0, Vec::new());
     let (mut refused, mut silent, mut mixed) = (0, 0, 0);
     for case in cases() {
