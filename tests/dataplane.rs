@@ -16,6 +16,10 @@ use portolan_model::{
     ServicePlan,
 };
 
+/// Random clusters and packets: the evaluator against the kernel.
+#[path = "dataplane/random.rs"]
+mod random;
+
 const CLIENT: &str = "198.51.100.2";
 const NODE: &str = "198.51.100.1";
 const CLIENT6: &str = "2001:db8:1::2";
@@ -293,8 +297,8 @@ fn s80_foreign_tables_and_their_host_ports_stay() {
     on_site("s80_foreign_tables_and_their_host_ports_stay", async |site| {
         for line in [
             "add table ip hostports",
-            "add chain ip hostports dnat { type nat hook prerouting priority -100 ; }",
-            "add rule ip hostports dnat tcp dport 8443 dnat to 10.244.1.6:8080",
+            "add chain ip hostports ports { type nat hook prerouting priority -100 ; }",
+            "add rule ip hostports ports tcp dport 8443 dnat to 10.244.1.6:8080",
         ] {
             site.node.output(&["nft", line]).await?;
         }
