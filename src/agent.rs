@@ -17,16 +17,18 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::events::Events;
 use crate::health::{self, Health};
+use crate::metrics::{self, Metrics};
 use crate::speaker::{self, Intent, SpeakerStatus};
 use crate::{cli, http, watch as kubernetes};
 
 mod announcer;
 mod line;
+mod meter;
 mod node_routes;
 mod report;
 
 pub use announcer::Announcer;
-use line::Line;
+use line::{Line, Outlets};
 
 /// Everything an agent needs to know of the cluster.
 const KINDS: [Kind; 8] = [
@@ -60,15 +62,19 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let (report_tx, line_report) = watch::channel(report::LineReport::default());
     let (health_tx, health) = watch::channel(Health::default());
     let events = Events::start(client.clone(), "portolan-agent", &arguments.node_name);
+    let metrics = Arc::new(Metrics::new());
+    let reporter = || health::Reporter::new(&arguments.node_name, events.clone(), health.clone());
     if let Some(address) = config.proxy.healthz_bind_address {
-        let node = health::Reporter::new(&arguments.node_name, events.clone());
-        tokio::spawn(health::serve_node(address, health.clone(), node));
+        tokio::spawn(health::serve_node(address, health.clone(), metrics.clone(), reporter()));
+    }
+    if let Some(address) = config.proxy.metrics_bind_address {
+        tokio::spawn(metrics::server::serve(address, metrics.clone(), status.clone(), reporter()));
     }
     tokio::spawn(health::serve_ports(health, events));
     let index = Index::new(&KINDS);
-    let line =
-        Line::new(&arguments.node_name, config, index, intent_tx.clone(), report_tx, ready_tx, health_tx)
-            .await?;
+    let outlets =
+        Outlets { intent: intent_tx.clone(), report: report_tx, ready: ready_tx, health: health_tx, metrics };
+    let line = Line::new(&arguments.node_name, config, index, outlets).await?;
 
     let changes = kubernetes::start(&client, &KINDS);
     let mut speaker = tokio::spawn(speaker::run(intent, &[], status_tx));

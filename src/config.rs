@@ -10,6 +10,7 @@ use portolan_conntrack::sysctl::Tuning;
 use serde::{Deserialize, Deserializer, de};
 
 const HEALTHZ_PORT: u16 = 10256;
+const METRICS_PORT: u16 = 10249;
 
 /// `config.yaml`. Unknown fields are errors, so that a typing mistake is named and not ignored.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -48,6 +49,9 @@ pub struct Proxy {
     /// /healthz and /livez as of kube-proxy (S58); empty = nowhere.
     #[serde(deserialize_with = "healthz_address")]
     pub healthz_bind_address: Option<SocketAddr>,
+    /// /metrics, /proxyMode and /healthz (S62); empty = nowhere.
+    #[serde(deserialize_with = "metrics_address")]
+    pub metrics_bind_address: Option<SocketAddr>,
 }
 
 /// As `conntrack` in a KubeProxyConfiguration, with its defaults; durations as `1h30m` (S55).
@@ -103,6 +107,10 @@ fn healthz_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     address(deserializer, HEALTHZ_PORT)
 }
 
+fn metrics_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer, METRICS_PORT)
+}
+
 /// `ADDRESS:PORT`, or only the address; empty for none.
 fn address<'de, D: Deserializer<'de>>(deserializer: D, port: u16) -> Result<Option<SocketAddr>, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -136,6 +144,7 @@ impl Default for Proxy {
             external_ips: true,
             conntrack: Conntrack::default(),
             healthz_bind_address: Some(([0, 0, 0, 0], HEALTHZ_PORT).into()),
+            metrics_bind_address: Some(([127, 0, 0, 1], METRICS_PORT).into()),
         }
     }
 }

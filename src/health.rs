@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -19,6 +20,7 @@ use tokio::task::AbortHandle;
 
 use crate::events::{self, Events};
 use crate::http;
+use crate::metrics::Metrics;
 
 /// Between two attempts to bind.
 const RETRY: Duration = Duration::from_secs(5);
@@ -70,32 +72,43 @@ impl Health {
 pub struct Reporter {
     node: String,
     events: Events,
+    health: watch::Receiver<Health>,
 }
 
 impl Reporter {
-    pub fn new(node: &str, events: Events) -> Reporter {
-        Reporter { node: node.into(), events }
+    pub fn new(node: &str, events: Events, health: watch::Receiver<Health>) -> Reporter {
+        Reporter { node: node.into(), events, health }
     }
 
-    fn warn(&self, uid: Option<&Name>, reason: &str, note: &str) {
+    fn warn(&self, reason: &str, note: &str) {
         tracing::warn!(reason, "{note}");
-        let about = events::about(&ObjectId::cluster("Node", &*self.node), uid.map_or("", |uid| uid));
+        let uid = self.health.borrow().node_uid.clone();
+        let about =
+            events::about(&ObjectId::cluster("Node", &*self.node), uid.as_deref().unwrap_or_default());
         self.events.warning(about, reason, note);
     }
 }
 
-/// Serves /healthz and /livez; tries again where the address is taken, and says so once.
-pub async fn serve_node(address: SocketAddr, health: watch::Receiver<Health>, reporter: Reporter) {
-    let router = node_router(health.clone());
+/// Serves /healthz and /livez until the process ends.
+pub async fn serve_node(
+    address: SocketAddr,
+    health: watch::Receiver<Health>,
+    metrics: Arc<Metrics>,
+    reporter: Reporter,
+) {
+    let router = node_router(health, metrics);
+    serve_always(address, router, "/healthz", "FailedToStartProxierHealthcheck", reporter).await;
+}
+
+/// Tries again where the address is taken, and says so once.
+pub async fn serve_always(address: SocketAddr, router: Router, what: &str, reason: &str, reporter: Reporter) {
     let mut said = false;
     loop {
         let result = serve(address, router.clone()).await;
         if let Err(error) = result
             && !std::mem::replace(&mut said, true)
         {
-            let uid = health.borrow().node_uid.clone();
-            let note = format!("cannot serve /healthz on {address}: {error}; trying again");
-            reporter.warn(uid.as_ref(), "FailedToStartProxierHealthcheck", &note);
+            reporter.warn(reason, &format!("cannot serve {what} on {address}: {error}; trying again"));
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -106,11 +119,19 @@ async fn serve(address: SocketAddr, router: Router) -> io::Result<()> {
     axum::serve(listener, router).await
 }
 
-fn node_router(health: watch::Receiver<Health>) -> Router {
-    let livez = health.clone();
-    Router::new()
-        .route("/healthz", get(async move || healthz(&health.borrow(), Instant::now(), Timestamp::now())))
-        .route("/livez", get(async move || self::livez(&livez.borrow(), Instant::now(), Timestamp::now())))
+fn node_router(health: watch::Receiver<Health>, metrics: Arc<Metrics>) -> Router {
+    let (live, counted) = (health.clone(), metrics.clone());
+    let healthz = async move || {
+        let response = healthz(&health.borrow(), Instant::now(), Timestamp::now());
+        metrics.healthz_answered(response.status().is_success());
+        response
+    };
+    let livez = async move || {
+        let response = livez(&live.borrow(), Instant::now(), Timestamp::now());
+        counted.livez_answered(response.status().is_success());
+        response
+    };
+    Router::new().route("/healthz", get(healthz)).route("/livez", get(livez))
 }
 
 fn healthz(health: &Health, now: Instant, clock: Timestamp) -> Response {

@@ -16,6 +16,7 @@ use portolan_plan::{Classes, NodeView, peers, routes, service};
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::{self, Announcer};
+use super::meter::Meter;
 use super::node_routes::NodeRoutes;
 use super::report::LineReport;
 use crate::config::Config;
@@ -23,6 +24,7 @@ use crate::config::NodeRoutes as Routing;
 use crate::dataplane::conntrack::{self, Conntrack};
 use crate::dataplane::kernel::Kernel;
 use crate::health::Health;
+use crate::metrics::Metrics;
 use crate::speaker::Intent;
 
 /// Changes taken over in one turn.
@@ -61,6 +63,16 @@ pub struct Line {
     ready: watch::Sender<Option<&'static str>>,
     health_ports: Ports,
     health: watch::Sender<Health>,
+    meter: Meter,
+}
+
+/// Where the line's outcome goes.
+pub struct Outlets {
+    pub intent: watch::Sender<Arc<Intent>>,
+    pub report: watch::Sender<LineReport>,
+    pub ready: watch::Sender<Option<&'static str>>,
+    pub health: watch::Sender<Health>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What one turn has to look at.
@@ -76,15 +88,8 @@ struct Touched {
 
 impl Line {
     /// Opens the kernel; fails when that cannot be done (no root, no nf_tables).
-    pub async fn new(
-        node: &str,
-        config: Config,
-        index: Index,
-        intent: watch::Sender<Arc<Intent>>,
-        report: watch::Sender<LineReport>,
-        ready: watch::Sender<Option<&'static str>>,
-        health: watch::Sender<Health>,
-    ) -> anyhow::Result<Line> {
+    pub async fn new(node: &str, config: Config, index: Index, outlets: Outlets) -> anyhow::Result<Line> {
+        let Outlets { intent, report, ready, health, metrics } = outlets;
         let classes = Classes::from(&config.classes);
         conntrack::tune(&(&config.proxy.conntrack).into());
         Ok(Line {
@@ -113,6 +118,7 @@ impl Line {
             ready,
             health_ports: Ports::default(),
             health,
+            meter: Meter::new(metrics),
         })
     }
 
@@ -128,6 +134,7 @@ impl Line {
                 () = sleep_until(wake) => {}
             }
             for change in batch.drain(..) {
+                self.meter.came(&change);
                 touched.add(self.index.apply(change));
             }
             if let Some(snapshot) = self.index.snapshot() {
@@ -171,6 +178,10 @@ impl Line {
         self.plan(snapshot, to_plan, &announced_before, now);
         self.unseen.extend(to_plan.iter().cloned());
         self.program(now);
+        if !to_plan.is_empty() {
+            let plans = to_plan.iter().map(|id| (id, self.programmed.get(id).map(|plan| &**plan)));
+            self.meter.turned(touched.all, now, self.error.is_none(), plans);
+        }
         self.announce(snapshot, to_announce, touched.cluster);
         if self.error.is_none() {
             self.clean(snapshot, now);
@@ -235,6 +246,7 @@ impl Line {
         if changed {
             let intent = self.announcer.intent();
             self.announced = Arc::new(announcer::prefixes(&intent));
+            self.meter.announced(self.announced.len());
             self.intent.send_replace(Arc::new(intent));
         }
     }
@@ -289,7 +301,8 @@ impl Line {
             self.dataplane.observed(&self.kernel.observe()?);
             self.is_observed = true;
         }
-        self.kernel.write(&mut self.dataplane)?;
+        let transactions = self.kernel.write(&mut self.dataplane)?;
+        self.meter.wrote(transactions);
         Ok(())
     }
 
@@ -304,9 +317,10 @@ impl Line {
             return;
         }
         match self.conntrack.clean(&stale, &self.dataplane.settings().node_port_addresses) {
-            Ok(deleted) => {
+            Ok(cleaned) => {
                 self.flows.cleaned();
-                tracing::debug!(deleted, "tracked connections that led nowhere are deleted");
+                self.meter.cleaned(&cleaned);
+                tracing::debug!(?cleaned, "tracked connections that led nowhere are deleted");
             }
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "stale connections stay; trying again");

@@ -1,10 +1,11 @@
 //! Tracked connections that lead nowhere any more, deleted over ctnetlink (S51–S53); and the settings of connection tracking
 //! (S55).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use netlink_sys::{Socket, SocketAddr};
@@ -29,6 +30,13 @@ pub struct Conntrack {
     seq: u32,
 }
 
+/// What one cleaning did in one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    pub deleted: usize,
+    pub took: Duration,
+}
+
 impl Conntrack {
     /// In the network namespace of the calling thread.
     pub fn open() -> anyhow::Result<Conntrack> {
@@ -38,15 +46,23 @@ impl Conntrack {
         Ok(Conntrack { socket, buffer: Vec::with_capacity(RECEIVE_LEN), seq: 0 })
     }
 
-    /// Deletes the entries that `stale` condemns, one dump for each family and protocol in it, and returns how many went.
-    pub fn clean(&mut self, stale: &Stale, node_ports: &BTreeSet<IpAddr>) -> anyhow::Result<usize> {
-        let mut deleted = 0;
+    /// Deletes the entries that `stale` condemns, one dump for each family and protocol in it; says how many of each family
+    /// went, and how long it took.
+    pub fn clean(
+        &mut self,
+        stale: &Stale,
+        node_ports: &BTreeSet<IpAddr>,
+    ) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
+        let mut cleaned: BTreeMap<Family, Cleaned> = BTreeMap::new();
         for (family, protocol) in stale.tables() {
+            let start = Instant::now();
             let mut condemned = self.flows(family, protocol)?;
             condemned.retain(|flow| stale.condemns(protocol, flow.original.dst, flow.reply.src, node_ports));
-            deleted += self.delete(&condemned)?;
+            let cleaned = cleaned.entry(family).or_default();
+            cleaned.deleted += self.delete(&condemned)?;
+            cleaned.took += start.elapsed();
         }
-        Ok(deleted)
+        Ok(cleaned)
     }
 
     /// All entries of one family and protocol.

@@ -145,3 +145,43 @@ fn s60_a_taken_port_is_said_and_tried_again() {
         Ok(())
     });
 }
+
+/// The names that dashboards rely on are numbered in src/metrics/names.txt; here they move.
+#[test]
+fn s62_s67_e76_metrics() {
+    test("s62-s67", async |cluster| {
+        cluster.deploy("web", 1, Some(1)).await?;
+        let ports = json!([{ "port": 80, "protocol": "UDP" }]);
+        cluster.expose("web", json!({ "externalTrafficPolicy": "Local", "ports": ports })).await?;
+        cluster.endpoints("web", 1).await?;
+        let n2 = cluster.ns("n2")?;
+        let curl =
+            async |path: &str| n2.output(&["curl", "-s", &format!("http://127.0.0.1:10249{path}")]).await;
+        assert_eq!(curl("/proxyMode").await?, "nftables");
+        assert_eq!(curl("/healthz").await?, "ok");
+        let at_least_one = [
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}",
+            "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}",
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+            "kubeproxy_sync_proxy_rules_service_changes_total",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"}",
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"}",
+            "portolan_dataplane_transactions_total",
+            "portolan_bgp_sessions{state=\"established\"}",
+            "process_resident_memory_bytes",
+            "process_cpu_seconds_total",
+        ];
+        for name in at_least_one {
+            wait_for(&format!("{name} counts"), PATIENCE, async || {
+                let text = curl("/metrics").await?;
+                let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+                Ok(if value.is_some_and(|value| value > 0.0) { Ok(()) } else { Err(format!("{value:?}")) })
+            })
+            .await?;
+        }
+        Ok(())
+    });
+}

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
 use portolan_api::conditions::object::INVALID;
 use portolan_model::{
     Advertisement, Allocation, EndpointSlice, Name, Node, ObjectId, Peer, Pool, Problem, Service,
@@ -107,6 +108,8 @@ pub struct Seen {
     pub uid: String,
     pub resource_version: String,
     pub generation: Option<i64>,
+    /// Of EndpointSlices: when what they tell of happened (S67).
+    pub triggered_at: Option<Timestamp>,
     /// Of Services only those of portolan.dev.
     pub conditions: Vec<Condition>,
 }
@@ -145,6 +148,7 @@ impl Object {
             uid: metadata.uid.clone().unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
             generation: metadata.generation,
+            triggered_at: None,
             conditions,
         };
         Object { seen, ..self }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint as KubeEndpoint, EndpointPort, EndpointSlice as KubeSlice};
+use k8s_openapi::jiff::Timestamp;
 use portolan_api::conditions::object::INVALID;
 use portolan_api::service::{HEADLESS_LABEL, SERVICE_NAME_LABEL};
 use portolan_model::{Endpoint, EndpointSlice, Family, Name, Protocol, ServiceId};
 
-use crate::change::Value;
+use crate::change::{Seen, Value};
 use crate::problems::Problems;
 use crate::service::{port_number, protocol};
 use crate::{Key, Kind, Object, text};
@@ -18,8 +19,16 @@ impl From<KubeSlice> for Object {
         let mut problems = Problems::new(Kind::EndpointSlice, &key);
         let value = parse(&slice, &key, &mut problems).unwrap_or(Value::Ignored);
         let problems = problems.into_vec();
-        Object::new(Kind::EndpointSlice, key, value, problems)
+        let triggered_at = triggered_at(&slice);
+        let object = Object::new(Kind::EndpointSlice, key, value, problems);
+        Object { seen: Seen { triggered_at, ..Seen::default() }, ..object }
     }
+}
+
+/// Set by the endpoint slice controller to the time of the first pod or Service change behind this version (S67).
+fn triggered_at(slice: &KubeSlice) -> Option<Timestamp> {
+    let annotations = slice.metadata.annotations.as_ref()?;
+    annotations.get("endpoints.kubernetes.io/last-change-trigger-time")?.parse().ok()
 }
 
 fn parse(slice: &KubeSlice, key: &Key, problems: &mut Problems) -> Option<Value> {

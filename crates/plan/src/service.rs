@@ -48,6 +48,17 @@ pub fn plan(service: &Service, node: &NodeView) -> ServicePlan {
     plan
 }
 
+/// The (family, whether for clients inside) in which a policy Local finds nothing here though there is something elsewhere:
+/// kube-proxy's `no_local_endpoints`.
+pub fn lacks_local(plan: &ServicePlan) -> BTreeSet<(Family, bool)> {
+    let lacking = plan.frontends.iter().filter_map(|(frontend, forwarding)| {
+        // Only internalTrafficPolicy drops what comes from inside (S32, S39).
+        let inside = forwarding.from_cluster == Action::Drop;
+        (inside || forwarding.from_outside == Action::Drop).then(|| (frontend.family(), inside))
+    });
+    lacking.collect()
+}
+
 /// The addresses of a Service in one family. One that stands in two roles is served in the first.
 struct Vips {
     family: Family,
