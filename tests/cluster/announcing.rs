@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::fixture::{PATIENCE, at, cluster_ip, test};
 
 #[test]
-fn a39_policy_local_keeps_the_client_and_only_nodes_with_endpoints_announce() {
+fn a39_s44_s45_e95_policy_local_keeps_the_client_and_only_nodes_with_endpoints_announce() {
     test("a39-policy-local", async |cluster| {
         cluster.deploy("web", 1, Some(2)).await?;
         cluster.expose("web", json!({ "externalTrafficPolicy": "Local" })).await?;

@@ -19,8 +19,8 @@ async fn answers(cluster: &Cluster, from: &str, to: std::net::SocketAddr) -> any
 }
 
 #[test]
-fn s15_cluster_ip_from_a_pod_and_from_every_node() {
-    test("s15_cluster_ip_from_a_pod_and_from_every_node", async |cluster| {
+fn s15_e6_cluster_ip_from_a_pod_and_from_every_node() {
+    test("s15_e6_cluster_ip_from_a_pod_and_from_every_node", async |cluster| {
         cluster.deploy("web", 3, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let to = at(cluster_ip(&service)?, 80);
@@ -42,8 +42,8 @@ fn s15_cluster_ip_from_a_pod_and_from_every_node() {
 }
 
 #[test]
-fn s46_a_pod_reaches_itself_through_its_service() {
-    test("s46_a_pod_reaches_itself_through_its_service", async |cluster| {
+fn s46_e7_e64_a_pod_reaches_itself_through_its_service() {
+    test("s46_e7_e64_a_pod_reaches_itself_through_its_service", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let to = at(cluster_ip(&service)?, 80);
@@ -119,8 +119,8 @@ fn s06_both_families_of_one_service() {
 }
 
 #[test]
-fn s01_udp_and_tcp_on_one_number() {
-    test("s01_udp_and_tcp_on_one_number", async |cluster| {
+fn s01_e4_udp_and_tcp_on_one_number() {
+    test("s01_e4_udp_and_tcp_on_one_number", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let ports = json!([
             { "name": "tcp", "port": 80, "protocol": "TCP" },
@@ -138,8 +138,8 @@ fn s01_udp_and_tcp_on_one_number() {
 }
 
 #[test]
-fn s25_external_ip() {
-    test("s25_external_ip", async |cluster| {
+fn s25_e12_external_ip() {
+    test("s25_e12_external_ip", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let external: IpAddr = "203.0.113.80".parse()?;
         cluster.expose("web", json!({ "type": "ClusterIP", "externalIPs": [external] })).await?;
@@ -154,8 +154,8 @@ fn s25_external_ip() {
 }
 
 #[test]
-fn s38_refused_without_endpoints_and_on_other_ports() {
-    test("s38_refused_without_endpoints_and_on_other_ports", async |cluster| {
+fn s17_s38_e33_refused_without_endpoints_and_on_other_ports() {
+    test("s17_s38_e33_refused_without_endpoints_and_on_other_ports", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let ip = cluster_ip(&service)?;

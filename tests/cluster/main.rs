@@ -2,6 +2,7 @@
 //!
 //! - `fixture`: the cluster that all tests share, and workloads of a test's own.
 //! - `forwarding`: what clients, pods and nodes reach by which address.
+//! - `services`: Services that change while they are used.
 //! - `announcing`: what the router learns, and in which order things go.
 //! - `udp`: flows that never pause go on when their pods are replaced.
 //! - `scaling`: requests without pause while endpoints come and go.
@@ -20,4 +21,5 @@ mod health;
 mod restarts;
 mod routers;
 mod scaling;
+mod services;
 mod udp;

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::fixture::{at, test};
 
 #[test]
-fn s50_scaling_up_and_down_loses_no_request() {
+fn s50_e2_e63_scaling_up_and_down_loses_no_request() {
     test("s50-scaling", async |cluster| {
         cluster.deploy("web", 3, None).await?;
         cluster.expose("web", json!({})).await?;
