@@ -5,7 +5,9 @@ use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
 use portolan_model::Family;
 use portolan_nft::{Command, Dumped};
 
-use super::nft::NftSocket;
+use super::nft::{CommitError, NftSocket};
+
+const FORGET_TRIES: usize = 3;
 
 /// Blocks: the kernel does a transaction while it is sent.
 pub struct Kernel {
@@ -23,9 +25,31 @@ impl Kernel {
         Ok(KernelState { ipv4: self.dump(Family::Ipv4)?, ipv6: self.dump(Family::Ipv6)? })
     }
 
-    /// One transaction: done whole, or an error and nothing done.
+    /// One transaction: done whole, or an error and nothing done. Where it takes endpoints away, clients that were
+    /// remembered for them meanwhile are forgotten in a second one.
     pub fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
-        self.socket.commit(&step.table(), &step.commands()).with_context(|| format!("table {}", step.table()))
+        let context = || format!("table {}", step.table());
+        if !step.forgets() {
+            return self.socket.commit(&step.table(), &step.commands()).with_context(context);
+        }
+        self.commit_and_forget(step, step.commands()).with_context(context)?;
+        self.commit_and_forget(step, Vec::new()).with_context(context)
+    }
+
+    /// What is to be forgotten may expire before it is deleted, and then nothing is done.
+    fn commit_and_forget(&mut self, step: &Step, commands: Vec<Command>) -> anyhow::Result<()> {
+        let table = step.table();
+        let mut tries = FORGET_TRIES;
+        loop {
+            let remembered = self.socket.elements(&table, step.memory())?;
+            let mut commands = commands.clone();
+            commands.extend(step.forget(&remembered));
+            tries -= 1;
+            match self.socket.commit(&table, &commands) {
+                Err(CommitError::Refused(_)) if tries > 0 => {}
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// Writes all that `dataplane` has left to write, and returns the number of transactions. After an error `dataplane` needs

@@ -5,7 +5,9 @@ use std::io;
 
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
-use portolan_nft::{Batch, Command, Content, Dumped, Message, Name, Request, TableId, generation, messages};
+use portolan_nft::{
+    Batch, Command, Content, Dumped, Element, Message, Name, Request, TableId, generation, messages,
+};
 
 /// `NETLINK_NETFILTER`.
 const NETFILTER: isize = 12;
@@ -124,6 +126,13 @@ impl NftSocket {
             }
         }
         Err(DumpError::Restless)
+    }
+
+    /// The elements of one set. Another writer may change it meanwhile.
+    pub fn elements(&mut self, table: &TableId, set: Name) -> Result<Vec<Element>, DumpError> {
+        let mut dumped = Dumped::default();
+        self.read(table, &Request::Elements(set.clone()), &mut dumped)?;
+        Ok(dumped.elements.remove(&set).unwrap_or_default())
     }
 
     /// Changes with every transaction of anyone in this network namespace.

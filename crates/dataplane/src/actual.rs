@@ -9,7 +9,7 @@ use portolan_nft::Name;
 
 use crate::change::Change;
 use crate::key::Key;
-use crate::target::{Pick, Side, Target};
+use crate::target::{Memory, Shared, Side, Target};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Frame {
@@ -28,23 +28,25 @@ pub struct Actual {
     pub missing_sets: BTreeSet<Name>,
     /// Chains of [`layout::fixed`](crate::layout::fixed) that are there; true = with the rules we want.
     pub fixed: BTreeMap<Name, bool>,
-    pub picks: BTreeMap<Pick, PickChain>,
+    pub shared: BTreeMap<Shared, SharedChain>,
     pub entries: BTreeMap<Key, Entry>,
     pub vips: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
     /// Indices above a gap: nobody can reach them in order, so they go.
     pub strays: BTreeSet<(Key, u32)>,
+    /// Endpoints that clients are remembered for although the frontend does not, or no longer, remember it.
+    pub outlived: BTreeSet<(Key, Backend)>,
     pub foreign_chains: BTreeSet<Name>,
     pub foreign_sets: BTreeSet<Name>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PickChain {
+pub struct SharedChain {
     /// It is there.
     pub exists: bool,
     /// It has the rules we want.
     pub intact: bool,
-    /// Verdicts that lead to it, those of other pick chains not counted.
+    /// Verdicts in maps that lead to it.
     pub uses: u32,
 }
 
@@ -55,6 +57,8 @@ pub struct Entry {
     pub cluster: Option<Box<Half>>,
     /// `fw-vips` has the key, and `fw-allow` these ranges with it.
     pub sources: Option<Box<[IpNet]>>,
+    /// What `affine` has of it.
+    pub memory: BTreeMap<Backend, Memory>,
 }
 
 /// What one side holds: a verdict, and the endpoints by index from the side's offset on.
@@ -81,12 +85,23 @@ impl Entry {
         }
     }
 
+    pub fn remember(&mut self, backend: Backend, memory: Option<Memory>) {
+        match memory {
+            Some(memory) => self.memory.insert(backend, memory),
+            None => self.memory.remove(&backend),
+        };
+    }
+
     fn is_empty(&self) -> bool {
-        self.outside.is_empty() && self.cluster.is_none() && self.sources.is_none()
+        self.outside.is_empty() && self.cluster.is_none() && self.sources.is_none() && self.memory.is_empty()
     }
 }
 
 impl Half {
+    pub fn is_affine_to(&self, backend: &Backend) -> bool {
+        self.target.is_some_and(Target::is_affine) && self.slots.contains(backend)
+    }
+
     fn is_empty(&self) -> bool {
         self.target.is_none() && self.slots.is_empty() && !self.listed
     }
@@ -103,8 +118,8 @@ impl Actual {
             Change::Table { .. } => *self = Actual::new(Frame::Ours),
             Change::Set(name) => _ = self.missing_sets.remove(name),
             Change::Fixed(name) => _ = self.fixed.insert(name.clone(), true),
-            Change::Chain(pick) => {
-                let chain = self.picks.entry(*pick).or_default();
+            Change::Chain(shared) => {
+                let chain = self.shared.entry(*shared).or_default();
                 (chain.exists, chain.intact) = (true, true);
             }
             Change::Stray { key, index } => _ = self.strays.remove(&(*key, *index)),
@@ -118,14 +133,19 @@ impl Actual {
                 self.edit(*key, |entry| put(&mut entry.half_mut(*side).slots, *index as usize, *to));
             }
             Change::Publish { key, side, from, to } => {
-                self.count(*from, *to);
+                self.count(from.and_then(Target::shared), to.and_then(Target::shared));
                 self.edit(*key, |entry| {
                     let half = entry.half_mut(*side);
                     half.target = *to;
                     half.slots.shrink_to_fit();
                 });
             }
-            Change::DropChain(pick) => _ = self.picks.remove(pick),
+            Change::Remember { key, backend, from, to } => {
+                self.count(from.map(Shared::Remember), to.map(Shared::Remember));
+                self.edit(*key, |entry| entry.remember(*backend, *to));
+            }
+            Change::Forget { key, backend } => _ = self.outlived.remove(&(*key, *backend)),
+            Change::DropChain(shared) => _ = self.shared.remove(shared),
             Change::DropForeignChain(name) => _ = self.foreign_chains.remove(name),
             Change::DropForeignSet(name) => _ = self.foreign_sets.remove(name),
         }
@@ -138,13 +158,13 @@ impl Actual {
         }
     }
 
-    /// Counts what leads to the pick chains.
-    pub fn count(&mut self, from: Option<Target>, to: Option<Target>) {
-        if let Some(Target::Pick(pick)) = to {
-            self.picks.entry(pick).or_default().uses += 1;
+    /// Counts what leads to the shared chains.
+    pub fn count(&mut self, from: Option<Shared>, to: Option<Shared>) {
+        if let Some(to) = to {
+            self.shared.entry(to).or_default().uses += 1;
         }
-        if let Some(Target::Pick(pick)) = from {
-            let chain = self.picks.entry(pick).or_default();
+        if let Some(from) = from {
+            let chain = self.shared.entry(from).or_default();
             chain.uses = chain.uses.saturating_sub(1);
         }
     }

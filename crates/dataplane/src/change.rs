@@ -8,7 +8,7 @@ use portolan_nft::{Command, Element, Name, Value, Verdict};
 
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
-use crate::target::{Pick, Side, Target};
+use crate::target::{Memory, Shared, Side, Target};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -18,7 +18,7 @@ pub enum Change {
     },
     Set(Name),
     Fixed(Name),
-    Chain(Pick),
+    Chain(Shared),
     /// An element of `endpoints` that no count reaches.
     Stray {
         key: Key,
@@ -58,7 +58,20 @@ pub enum Change {
         address: IpAddr,
         there: bool,
     },
-    DropChain(Pick),
+    /// Membership in `affine`. An endpoint that leaves it is forgotten; a shorter time holds for the clients of
+    /// before as well.
+    Remember {
+        key: Key,
+        backend: Backend,
+        from: Option<Memory>,
+        to: Option<Memory>,
+    },
+    /// Clients of the endpoint choose again, though some may be remembered for it from now on.
+    Forget {
+        key: Key,
+        backend: Backend,
+    },
+    DropChain(Shared),
     DropForeignChain(Name),
     DropForeignSet(Name),
 }
@@ -83,6 +96,7 @@ impl Change {
             Change::Fixed(_) | Change::Chain(_) => Phase::Chains,
             Change::Stray { .. } => Phase::Supply,
             Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
+            Change::Remember { .. } | Change::Forget { .. } => Phase::Supply,
             Change::Hairpin { there: true, .. } | Change::Listed { there: true, .. } => Phase::Supply,
             Change::Publish { to: Some(_), .. } | Change::Vip { there: true, .. } => Phase::Publish,
             Change::Publish { to: None, .. } => Phase::Unpublish,
@@ -100,8 +114,31 @@ impl Change {
             Change::Sources { from, to, .. } => ranges(from) + ranges(to),
             Change::Endpoint { replaces, to, .. } => *replaces as usize + to.is_some() as usize,
             Change::Publish { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
+            Change::Remember { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Table { .. } | Change::Set(_) | Change::Fixed(_) | Change::Chain(_) => 4,
             _ => 1,
+        }
+    }
+}
+
+impl Change {
+    /// The shared chain that a verdict led to before, and the one that it leads to after.
+    pub fn leads(&self) -> (Option<Shared>, Option<Shared>) {
+        match self {
+            Change::Publish { from, to, .. } => (from.and_then(Target::shared), to.and_then(Target::shared)),
+            Change::Remember { from, to, .. } => (from.map(Shared::Remember), to.map(Shared::Remember)),
+            _ => (None, None),
+        }
+    }
+
+    /// Whose clients are to be forgotten (None), or remembered for no longer than this.
+    pub fn forgets(&self) -> Option<((Key, Backend), Option<Memory>)> {
+        match self {
+            Change::Remember { key, backend, from: Some(from), to } if to.is_none_or(|to| to < *from) => {
+                Some(((*key, *backend), *to))
+            }
+            Change::Forget { key, backend } => Some(((*key, *backend), None)),
+            _ => None,
         }
     }
 }
@@ -147,8 +184,8 @@ impl<'a> Script<'a> {
             Change::Table { replace } => self.table(*replace),
             Change::Set(name) => self.sets(|set| set == &**name),
             Change::Fixed(name) => self.fixed(name),
-            Change::Chain(pick) => {
-                self.chain(pick.to_string().into(), None, layout::pick(self.settings, *pick));
+            Change::Chain(shared) => {
+                self.chain(shared.to_string().into(), None, layout::shared(self.settings, *shared));
             }
             Change::Stray { key, index } => self.delete(layout::ENDPOINTS, Element::member(key.slot(*index))),
             Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
@@ -167,7 +204,11 @@ impl<'a> Script<'a> {
             Change::Publish { key, side, from, to } => {
                 self.replace(map(*side), from.is_some(), *to, |to| service(key, to));
             }
-            Change::DropChain(pick) => self.drop_chain(pick.to_string().into()),
+            Change::Remember { key, backend, from, to } => {
+                self.replace(layout::AFFINE, from.is_some(), *to, |to| affine(key, backend, to));
+            }
+            Change::Forget { .. } => {} // the step does: it takes a look at the kernel
+            Change::DropChain(shared) => self.drop_chain(shared.to_string().into()),
             Change::DropForeignChain(name) => self.drop_chain(name.clone()),
             Change::DropForeignSet(name) => self.rules.push(Command::DeleteSet { name: name.clone() }),
         }
@@ -293,4 +334,9 @@ fn service(key: &Key, to: Option<Target>) -> Element {
         Target::Drop | Target::Unknown => Verdict::Drop,
     });
     Element::new(key.bytes(), verdict.map_or(Value::None, Value::Verdict))
+}
+
+fn affine(key: &Key, backend: &Backend, to: Option<Memory>) -> Element {
+    let value = to.map(|memory| Value::Verdict(Verdict::Jump(memory.to_string().into())));
+    Element::new(key.pair(backend), value.unwrap_or_default())
 }

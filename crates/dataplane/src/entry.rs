@@ -1,12 +1,14 @@
 //! What one key should hold, and the changes that bring it there.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use ipnet::IpNet;
 use portolan_model::{Backend, Family, Forwarding};
 
 use crate::actual::{Entry, Half};
 use crate::change::Change;
 use crate::key::Key;
-use crate::target::{Side, Target, translate};
+use crate::target::{Memory, Side, Target, memory, translate};
 
 /// What a claim asks for, borrowed from its plan.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct WantedHalf<'a> {
     /// that for whatever is at a VIP.
     pub listed: bool,
     pub backends: &'a [Backend],
+    /// How long clients are remembered (S41).
+    pub memory: Option<Memory>,
 }
 
 impl<'a> Wanted<'a> {
@@ -31,7 +35,8 @@ impl<'a> Wanted<'a> {
     pub fn new(forwarding: &'a Forwarding, family: Family, detector: bool, at_vip: bool) -> Self {
         let half = |action, side| {
             let (target, backends) = translate(action, side, detector);
-            WantedHalf { target, backends, listed: side == Side::Cluster || !at_vip }
+            let listed = side == Side::Cluster || !at_vip;
+            WantedHalf { target, backends, listed, memory: memory(action) }
         };
         let differs = forwarding.from_cluster != forwarding.from_outside;
         Wanted {
@@ -47,6 +52,19 @@ impl<'a> Wanted<'a> {
             Side::Cluster => self.cluster.as_ref(),
         }
     }
+
+    /// What `affine` should have: the endpoints of both sides, of which a packet that was sent on no longer tells.
+    fn memory(&self) -> BTreeMap<Backend, Memory> {
+        let halves = self.cluster.iter().chain([&self.outside]);
+        let pairs = halves.filter_map(|half| Some((half.backends, half.memory?)));
+        pairs.flat_map(|(backends, memory)| backends.iter().map(move |b| (*b, memory))).collect()
+    }
+}
+
+impl WantedHalf<'_> {
+    fn is_affine_to(&self, backend: &Backend) -> bool {
+        self.memory.is_some() && self.backends.binary_search(backend).is_ok()
+    }
 }
 
 /// The ranges of one family without overlaps, which the kernel would refuse. None left means that nobody may (S27).
@@ -57,6 +75,7 @@ fn of_family(nets: &[IpNet], family: Family) -> Box<[IpNet]> {
 
 /// Adds to `changes` what turns `actual` into `wanted`; nothing when they are equal.
 pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Vec<Change>) {
+    diff_memory(key, actual, wanted, changes);
     for side in Side::ALL {
         let half = actual.and_then(|entry| entry.half(side));
         diff_half(key, side, half, wanted.and_then(|wanted| wanted.half(side)), changes);
@@ -65,6 +84,32 @@ pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: 
     let to = wanted.and_then(|wanted| wanted.sources.as_deref());
     if from != to {
         changes.push(Change::Sources { key, from: from.map(Box::from), to: to.map(Box::from) });
+    }
+}
+
+/// S42: an endpoint that leaves a side is forgotten on both, since what is remembered does not tell the side.
+fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Vec<Change>) {
+    let none = BTreeMap::new();
+    let from = actual.map_or(&none, |entry| &entry.memory);
+    let to = wanted.map_or(BTreeMap::new(), Wanted::memory);
+    if from.is_empty() && to.is_empty() {
+        return;
+    }
+    let backends: BTreeSet<Backend> = from.keys().chain(to.keys()).copied().collect();
+    for backend in backends {
+        let (from, to) = (from.get(&backend).copied(), to.get(&backend).copied());
+        if from != to {
+            changes.push(Change::Remember { key, backend, from, to });
+        }
+        let leaves = |side| {
+            let had = actual.and_then(|entry| entry.half(side));
+            let has = wanted.and_then(|wanted| wanted.half(side));
+            had.is_some_and(|half| half.is_affine_to(&backend))
+                && !has.is_some_and(|half| half.is_affine_to(&backend))
+        };
+        if to.is_some() && Side::ALL.into_iter().any(leaves) {
+            changes.push(Change::Forget { key, backend });
+        }
     }
 }
 

@@ -222,7 +222,10 @@ impl<'a> Walk<'a> {
             Statement::CtStatusDnat => matches(self.original.is_some()),
             // where addresses live is not in the table
             Statement::DaddrIsLocal => None,
-            Statement::Update { .. } => Some(Flow::Next),
+            Statement::Update { timeout, .. } => {
+                self.note(chain, format!("the client is remembered for {:?}", timeout.unwrap_or_default()));
+                Some(Flow::Next)
+            }
             Statement::Vmap { key, map } => self.vmap(chain, key, map),
             Statement::Dnat { key, map } => self.dnat(chain, key, map),
             Statement::Masquerade { .. } => self.end(chain, End::Masquerade, "masqueraded"),
@@ -309,6 +312,7 @@ impl<'a> Walk<'a> {
             Field::Dport => Some(Atom::Port(self.destination.port())),
             Field::CtOriginalSaddr => address(self.source.ip()),
             Field::CtOriginalDaddr => address(self.original.unwrap_or(self.destination).ip()),
+            Field::CtReplySport => Some(Atom::Port(self.destination.port())),
             Field::CtOriginalDport => Some(Atom::Port(self.original.unwrap_or(self.destination).port())),
             Field::Mark => Some(Atom::Mark(self.mark)),
             Field::Numgen { .. } | Field::Iif | Field::Oif => None,

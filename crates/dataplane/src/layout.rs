@@ -3,8 +3,16 @@
 //! ```text
 //!   prerouting ──> source-ranges ──> [pods] cluster-services ──> services ──> (masq-|nonpod-)pick-E ──> dnat
 //!   output     ──> source-ranges ────────── cluster-services ──> services          │ refuse, drop
-//!   postrouting ── masquerade what was marked, and pods that reach themselves
+//!   postrouting ── remember, then masquerade what was marked, and pods that reach themselves
+//!   input ──────── remember
 //! ```
+//!
+//! Session affinity (S41, S42): `affine-pick-E` first asks `affinity` (client . VIP . protocol . port -> endpoint), which the
+//! last hooks fill through `affine`: (VIP . protocol . port . endpoint) of those endpoints that may be remembered, with the
+//! chain that knows for how long. An endpoint that goes leaves `affine`, and what `affinity` has of it goes in the same
+//! transaction; a packet that chose it earlier and comes to the last hook later is no longer recorded. What was recorded
+//! between the agent's look at `affinity` and the commit is found by a second look. Checking each remembered endpoint
+//! when it is used instead is not possible: one look-up cannot feed another in a rule that nft(8) can list.
 //!
 //! Only nat hooks: a packet of a connection that stands runs none of these rules.
 
@@ -12,13 +20,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portolan_model::{Family, Masquerade};
+use portolan_model::{Family, Masquerade, Protocol};
 use portolan_nft::{
-    Base, Chain, ChainKind, Field, Hook, KeyType, Name, Rule, Set, Statement, TableFamily, TableId,
+    Atom, Base, Chain, ChainKind, Field, Hook, KeyType, Name, Rule, Set, Statement, TableFamily, TableId,
     ValueType, Verdict,
 };
 
-use crate::target::{Pick, Side};
+use crate::target::{Memory, Pick, Shared, Side};
 
 pub const SERVICES: &str = "services";
 pub const CLUSTER_SERVICES: &str = "cluster-services";
@@ -30,6 +38,10 @@ pub const CLUSTER_PORTS: &str = "cluster-ports";
 pub const FW_VIPS: &str = "fw-vips";
 pub const FW_ALLOW: &str = "fw-allow";
 pub const REFUSE: &str = "refuse";
+pub const AFFINITY: &str = "affinity";
+pub const AFFINE: &str = "affine";
+const RECALL: &str = "recall";
+const REMEMBER: &str = "remember";
 const RACED: &str = "raced";
 const CLUSTER_RACED: &str = "cluster-raced";
 const SOURCE_RANGES: &str = "source-ranges";
@@ -37,10 +49,15 @@ const MARK_NONPODS: &str = "mark-nonpods";
 const PREROUTING: &str = "nat-prerouting";
 const OUTPUT: &str = "nat-output";
 const POSTROUTING: &str = "nat-postrouting";
+const INPUT: &str = "nat-input";
+/// Of each family. A client that finds it full is not remembered.
+const REMEMBERED: u32 = 65_536;
 
 /// Every chain after those that it leads to, the hooks last.
-pub const FIXED: [&str; 10] = [
+pub const FIXED: [&str; 13] = [
     REFUSE,
+    RECALL,
+    REMEMBER,
     MARK_NONPODS,
     RACED,
     CLUSTER_RACED,
@@ -48,6 +65,7 @@ pub const FIXED: [&str; 10] = [
     CLUSTER_SERVICES,
     SERVICES,
     POSTROUTING,
+    INPUT,
     PREROUTING,
     OUTPUT,
 ];
@@ -92,7 +110,7 @@ pub fn table_family(family: Family) -> TableFamily {
     }
 }
 
-pub fn sets() -> [(&'static str, Set); 9] {
+pub fn sets() -> [(&'static str, Set); 11] {
     use KeyType::{Address, Index, Port, Protocol};
     let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
     let map = |key: &[KeyType], value| Set { value: Some(value), ..set(key) };
@@ -108,6 +126,16 @@ pub fn sets() -> [(&'static str, Set); 9] {
         (HAIRPIN, set(&[Address, Address])),
         (FW_VIPS, set(&frontend)),
         (FW_ALLOW, Set { interval: true, ..set(&[Address, Protocol, Port, Address]) }),
+        (AFFINE, map(&[Address, Protocol, Port, Address, Port], ValueType::Verdict)),
+        (
+            AFFINITY,
+            Set {
+                dynamic: true,
+                timeouts: true,
+                size: Some(REMEMBERED),
+                ..map(&[Address, Address, Protocol, Port], ValueType::Concat(vec![Address, Port]))
+            },
+        ),
     ]
 }
 
@@ -117,19 +145,53 @@ pub fn fixed(settings: &Settings, family: Family) -> Vec<(&'static str, Chain)> 
     FIXED.into_iter().map(|name| (name, Chain { base: base(name), rules: rules.fixed(name) })).collect()
 }
 
-pub fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
-    let to_plain = goto(&pick.plain().to_string());
-    match pick.masquerade {
-        Masquerade::Always => vec![rule([Statement::MarkOr(settings.mark)]), rule([to_plain])],
-        Masquerade::NonPods => vec![rule([jump(MARK_NONPODS)]), rule([to_plain])],
-        Masquerade::Never => vec![
+pub fn shared(settings: &Settings, shared: Shared) -> Vec<Rule> {
+    match shared {
+        Shared::Pick(pick) => self::pick(settings, pick),
+        Shared::Remember(memory) => remember(memory),
+    }
+}
+
+fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
+    let Some(next) = pick.next() else {
+        return vec![
             rule([dnat(pick.side, pick.count)]),
             retry([dnat(pick.side, 1)]),
             // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
             // the node as it is, and a UDP flow would stay that way (S52).
             rule([Statement::Verdict(Verdict::Drop)]),
-        ],
-    }
+        ];
+    };
+    let first = match pick.masquerade {
+        Masquerade::Always => Statement::MarkOr(settings.mark),
+        Masquerade::NonPods => jump(MARK_NONPODS),
+        Masquerade::Never => jump(RECALL),
+    };
+    vec![rule([first]), rule([goto(&next.to_string())])]
+}
+
+/// S41: each new connection of a client begins its time anew.
+fn remember(memory: Memory) -> Vec<Rule> {
+    let mut key = asked();
+    key.insert(0, Field::Saddr);
+    let update = Statement::Update {
+        set: AFFINITY.into(),
+        key,
+        value: endpoint().into(),
+        timeout: Some(memory.timeout()),
+    };
+    each_protocol(&update)
+}
+
+/// nft 1.0.6 reads the ports of a connection only in rules that name the protocol, and it leaves that out of what it lists
+/// where the packet's own port is used as well.
+fn each_protocol(statement: &Statement) -> Vec<Rule> {
+    let is = |protocol: Protocol| Statement::Compare {
+        field: Field::L4Proto,
+        value: Atom::Protocol(protocol.number()),
+        negate: false,
+    };
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|p| rule([is(p), statement.clone()])).into()
 }
 
 fn base(chain: &str) -> Option<Base> {
@@ -138,6 +200,7 @@ fn base(chain: &str) -> Option<Base> {
         PREROUTING => nat(Hook::Prerouting, -100),
         OUTPUT => nat(Hook::Output, -100),
         POSTROUTING => nat(Hook::Postrouting, 100),
+        INPUT => nat(Hook::Input, 100),
         _ => None,
     }
 }
@@ -157,6 +220,13 @@ impl Rules<'_> {
                 rule([jump(SERVICES)]),
             ],
             POSTROUTING => self.postrouting(),
+            INPUT => vec![remember_dnat()], // an endpoint in the host's network
+            RECALL => vec![rule([recall()])],
+            REMEMBER => {
+                let mut key = asked();
+                key.extend(endpoint());
+                each_protocol(&Statement::Vmap { key, map: AFFINE.into() })
+            }
             SOURCE_RANGES => vec![self.source_ranges()],
             CLUSTER_SERVICES => vec![
                 rule([Statement::Vmap { key: frontend(), map: CLUSTER_SERVICES.into() }]),
@@ -197,6 +267,7 @@ impl Rules<'_> {
         let itself =
             Statement::InSet { key: vec![Field::Saddr, Field::Daddr], set: HAIRPIN.into(), negate: false };
         vec![
+            remember_dnat(),
             rule([
                 Statement::MarkTest { mask: mark, value: mark },
                 Statement::MarkXor(mark),
@@ -236,6 +307,26 @@ impl Rules<'_> {
 
 fn frontend() -> Vec<Field> {
     vec![Field::Daddr, Field::L4Proto, Field::Dport]
+}
+
+/// The frontend that the client asked for, once the packet goes elsewhere.
+fn asked() -> Vec<Field> {
+    vec![Field::CtOriginalDaddr, Field::L4Proto, Field::CtOriginalDport]
+}
+
+/// Where the packet goes now.
+fn endpoint() -> [Field; 2] {
+    [Field::Daddr, Field::CtReplySport]
+}
+
+fn remember_dnat() -> Rule {
+    rule([Statement::CtStatusDnat, jump(REMEMBER)])
+}
+
+fn recall() -> Statement {
+    let mut key = frontend();
+    key.insert(0, Field::Saddr);
+    Statement::Dnat { key, map: AFFINITY.into() }
 }
 
 fn is_vip() -> Statement {

@@ -10,7 +10,7 @@ use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verd
 use crate::actual::{Actual, Frame};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
-use crate::target::{CLUSTER_OFFSET, Pick, Side, Target};
+use crate::target::{CLUSTER_OFFSET, Memory, Pick, Shared, Side, Target};
 
 /// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
 pub fn read(dumped: Option<&Dumped>, settings: &Settings, family: Family) -> Actual {
@@ -40,7 +40,9 @@ impl Reader<'_> {
         self.listed(Side::Cluster, layout::CLUSTER_PORTS)?;
         self.endpoints()?;
         self.addresses()?;
-        self.sources()
+        self.sources()?;
+        self.affine()?;
+        self.affinity()
     }
 
     fn sets(&mut self) -> Option<()> {
@@ -64,10 +66,10 @@ impl Reader<'_> {
         for (name, found) in &self.dumped.chains {
             if let Some(chain) = fixed.get(name) {
                 self.actual.fixed.insert(name.clone(), self.same(chain, found)?);
-            } else if let Some(pick) = Pick::parse(name) {
-                let chain = Chain { base: None, rules: layout::pick(self.settings, pick) };
+            } else if let Some(shared) = Shared::parse(name) {
+                let chain = Chain { base: None, rules: layout::shared(self.settings, shared) };
                 let intact = self.same(&chain, found)?;
-                let known = self.actual.picks.entry(pick).or_default();
+                let known = self.actual.shared.entry(shared).or_default();
                 (known.exists, known.intact) = (true, intact);
             } else {
                 self.actual.foreign_chains.insert(name.clone());
@@ -90,7 +92,7 @@ impl Reader<'_> {
                 _ => return None,
             };
             let key = self.key(element)?;
-            self.actual.count(None, Some(target));
+            self.actual.count(None, target.shared());
             self.actual.entries.entry(key).or_default().half_mut(side).target = Some(target);
         }
         Some(())
@@ -153,6 +155,32 @@ impl Reader<'_> {
         for (key, mut nets) in ranges {
             nets.sort();
             self.actual.entries.entry(key).or_default().sources = Some(nets.into());
+        }
+        Some(())
+    }
+
+    fn affine(&mut self) -> Option<()> {
+        for element in self.elements(layout::AFFINE) {
+            let (key, rest) = Key::read(self.family, &element.key)?;
+            let backend = key::read_backend(self.family, rest)?;
+            let memory = match &element.value {
+                Value::Verdict(Verdict::Jump(chain)) => Memory::parse(chain).unwrap_or(Memory(0)),
+                _ => Memory(0),
+            };
+            self.actual.count(None, Some(Shared::Remember(memory)).filter(|_| memory.0 > 0));
+            self.actual.entries.entry(key).or_default().remember(backend, Some(memory));
+        }
+        Some(())
+    }
+
+    /// What packets wrote is not compared, except that nobody may be sent to an endpoint that is gone (S42).
+    fn affinity(&mut self) -> Option<()> {
+        for element in self.elements(layout::AFFINITY) {
+            let (key, backend) = key::read_remembered(self.family, element)?;
+            let entry = self.actual.entries.get(&key);
+            if !entry.is_some_and(|entry| entry.memory.contains_key(&backend)) {
+                self.actual.outlived.insert((key, backend));
+            }
         }
         Some(())
     }

@@ -15,7 +15,7 @@ use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::observe;
 use crate::step::Limits;
-use crate::target::{Pick, Side, Target};
+use crate::target::{Shared, Target};
 
 #[derive(Debug)]
 pub struct Proxy {
@@ -80,6 +80,8 @@ impl Proxy {
         }
         changes
             .extend(self.actual.strays.iter().map(|(key, index)| Change::Stray { key: *key, index: *index }));
+        let outlived = self.actual.outlived.iter();
+        changes.extend(outlived.map(|(key, backend)| Change::Forget { key: *key, backend: *backend }));
         changes.extend(self.actual.foreign_sets.iter().cloned().map(Change::DropForeignSet));
         changes.extend(self.actual.foreign_chains.iter().cloned().map(Change::DropForeignChain));
         changes
@@ -159,8 +161,8 @@ impl Proxy {
                 *intact &= before == after;
             }
         }
-        for (pick, chain) in &mut self.actual.picks {
-            chain.intact &= layout::pick(old, *pick) == layout::pick(new, *pick);
+        for (shared, chain) in &mut self.actual.shared {
+            chain.intact &= layout::shared(old, *shared) == layout::shared(new, *shared);
         }
         self.dirty.chains = true;
         for address in old.node_port_addresses.symmetric_difference(&new.node_port_addresses) {
@@ -179,19 +181,17 @@ impl Proxy {
         table.chains =
             layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         let mut changes = Vec::new();
-        let mut picks = BTreeSet::new();
         for (key, forwarding) in self.claims.winners() {
-            let wanted = self.wanted(key, forwarding, settings);
-            entry::diff(key, None, Some(&wanted), &mut changes);
-            let targets = Side::ALL.iter().filter_map(|side| wanted.half(*side)).map(|half| half.target);
-            picks.extend(targets.filter_map(Target::pick).flat_map(Pick::chains));
+            entry::diff(key, None, Some(&self.wanted(key, forwarding, settings)), &mut changes);
         }
+        let leads = changes.iter().filter_map(|change| change.leads().1);
+        let shared: BTreeSet<Shared> = leads.flat_map(Shared::chains).collect();
         let vips = self.claims.vips().filter(|ip| self.wants_vip(ip, settings));
         changes.extend(vips.map(|address| Change::Vip { address, there: true }));
         changes.extend(self.claims.hairpin().map(|address| Change::Hairpin { address, there: true }));
-        for pick in picks {
-            let chain = Chain { base: None, rules: layout::pick(settings, pick) };
-            table.chains.insert(pick.to_string().into(), chain);
+        for shared in shared {
+            let chain = Chain { base: None, rules: layout::shared(settings, shared) };
+            table.chains.insert(shared.to_string().into(), chain);
         }
         changes.sort_by_key(Change::phase);
         for command in Script::write(settings, self.family, &changes) {

@@ -1,11 +1,13 @@
 //! Changes cut into transactions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use portolan_model::Family;
-use portolan_nft::{Command, TableId};
+use portolan_nft::{Command, Element, Extra, Name, TableId};
 
 use crate::change::{Change, Phase, Script};
+use crate::key;
 use crate::layout::{self, Settings};
 
 /// One transaction on one table: applied whole or not at all, and safe alone and in order (invariant 13).
@@ -36,6 +38,42 @@ impl Default for Limits {
 }
 
 impl Step {
+    /// The map of remembered clients must be read before the step is written, for [`forget`](Self::forget).
+    pub fn forgets(&self) -> bool {
+        self.changes.iter().any(|change| change.forgets().is_some())
+    }
+
+    /// Where clients are remembered.
+    pub fn memory(&self) -> Name {
+        layout::AFFINITY.into()
+    }
+
+    /// What of `remembered`, the elements of [`memory`](Self::memory), goes with the endpoints that this step takes away, or
+    /// lives shorter from now on (S41, S42): to be written with the step, and once more after it, since packets
+    /// go on writing until it is committed. Written again, it is empty.
+    pub fn forget(&self, remembered: &[Element]) -> Vec<Command> {
+        let forgets: BTreeMap<_, _> = self.changes.iter().filter_map(Change::forgets).collect();
+        let (mut gone, mut shortened) = (Vec::new(), Vec::new());
+        for element in remembered {
+            let Some(pair) = key::read_remembered(self.family, element) else { continue };
+            let left = element.extra.as_ref().and_then(|extra| extra.expires);
+            match forgets.get(&pair) {
+                Some(Some(memory)) if left.is_some_and(|left| left > memory.timeout()) => {
+                    let extra = Extra { timeout: Some(memory.timeout()), ..Extra::default() };
+                    shortened.push(Element { extra: Some(Box::new(extra)), ..element.clone() });
+                }
+                Some(None) => {}
+                _ => continue,
+            }
+            gone.push(Element::member(element.key.clone()));
+        }
+        let delete = (!gone.is_empty())
+            .then(|| Command::DeleteElements { set: layout::AFFINITY.into(), elements: gone });
+        let add = (!shortened.is_empty())
+            .then(|| Command::AddElements { set: layout::AFFINITY.into(), elements: shortened });
+        delete.into_iter().chain(add).collect()
+    }
+
     pub fn table(&self) -> TableId {
         layout::table_id(self.family)
     }

@@ -1,6 +1,7 @@
 //! Where the verdict maps send a new connection: one of the shared chains.
 
 use std::fmt;
+use std::time::Duration;
 
 use portolan_model::{Action, Backend, Masquerade};
 
@@ -22,8 +23,22 @@ pub enum Side {
 pub struct Pick {
     pub side: Side,
     pub masquerade: Masquerade,
+    /// Clients that are remembered go where they went before (S41).
+    pub affine: bool,
     pub count: u32,
 }
+
+/// A chain that stands as long as something leads to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shared {
+    Pick(Pick),
+    Remember(Memory),
+}
+
+/// How long clients are remembered, in seconds (S41). Zero, which no Service can ask for, is read from the kernel
+/// where a verdict is not of our writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Memory(pub u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
@@ -55,24 +70,58 @@ impl Side {
 }
 
 impl Target {
-    pub fn pick(self) -> Option<Pick> {
+    /// The chain that it leads to, where that is not always there.
+    pub fn shared(self) -> Option<Shared> {
         match self {
-            Target::Pick(pick) => Some(pick),
+            Target::Pick(pick) => Some(Shared::Pick(pick)),
             Target::Refuse | Target::Drop | Target::Unknown => None,
         }
+    }
+
+    pub fn is_affine(self) -> bool {
+        matches!(self, Target::Pick(pick) if pick.affine)
+    }
+}
+
+impl Shared {
+    /// The chains that a verdict for this one needs, itself among them.
+    pub fn chains(self) -> impl Iterator<Item = Shared> {
+        let next = |shared: &Shared| match shared {
+            Shared::Pick(pick) => pick.next().map(Shared::Pick),
+            Shared::Remember(_) => None,
+        };
+        std::iter::successors(Some(self), next)
+    }
+
+    /// The inverse of [`Shared`]'s `Display`.
+    pub fn parse(name: &str) -> Option<Shared> {
+        Pick::parse(name).map(Shared::Pick).or_else(|| Memory::parse(name).map(Shared::Remember))
+    }
+}
+
+impl Memory {
+    pub fn new(timeout: Duration) -> Memory {
+        Memory(u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1))
+    }
+
+    pub fn parse(name: &str) -> Option<Memory> {
+        let memory = Memory(name.strip_prefix("remember-")?.parse().ok()?);
+        (memory.0 > 0 && memory.to_string() == name).then_some(memory)
+    }
+
+    pub fn timeout(self) -> Duration {
+        Duration::from_secs(self.0.into())
     }
 }
 
 impl Pick {
-    /// The chains that a verdict for this one needs.
-    pub fn chains(self) -> impl Iterator<Item = Pick> {
-        let marking = (self.masquerade != Masquerade::Never).then_some(self);
-        [self.plain()].into_iter().chain(marking)
-    }
-
-    /// The chain without marks, which the marking ones go on to.
-    pub fn plain(self) -> Pick {
-        Pick { masquerade: Masquerade::Never, ..self }
+    /// The chain that this one goes on to: marks first, then memory, then the choice.
+    pub fn next(self) -> Option<Pick> {
+        match self {
+            Pick { masquerade: Masquerade::Never, affine: false, .. } => None,
+            Pick { masquerade: Masquerade::Never, .. } => Some(Pick { affine: false, ..self }),
+            _ => Some(Pick { masquerade: Masquerade::Never, ..self }),
+        }
     }
 
     /// The inverse of [`Pick`]'s `Display`.
@@ -82,19 +131,39 @@ impl Pick {
             None => (Side::Outside, name),
         };
         let (stem, count) = rest.rsplit_once('-')?;
+        let stem = stem.strip_suffix("pick")?;
+        let (stem, affine) = stem.strip_suffix(AFFINE).map_or((stem, false), |stem| (stem, true));
         let masquerade = [Masquerade::Never, Masquerade::NonPods, Masquerade::Always]
             .into_iter()
-            .find(|m| stem.strip_suffix("pick") == Some(masquerade_prefix(*m)))?;
-        let pick = Pick { side, masquerade, count: count.parse().ok()? };
+            .find(|m| stem == masquerade_prefix(*m))?;
+        let pick = Pick { side, masquerade, affine, count: count.parse().ok()? };
         (pick.count > 0 && pick.to_string() == name).then_some(pick)
     }
 }
 
 impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}pick-{}", self.side.prefix(), masquerade_prefix(self.masquerade), self.count)
+        let affine = if self.affine { AFFINE } else { "" };
+        write!(f, "{}{}{affine}pick-{}", self.side.prefix(), masquerade_prefix(self.masquerade), self.count)
     }
 }
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "remember-{}", self.0)
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shared::Pick(pick) => pick.fmt(f),
+            Shared::Remember(memory) => memory.fmt(f),
+        }
+    }
+}
+
+const AFFINE: &str = "affine-";
 
 fn masquerade_prefix(masquerade: Masquerade) -> &'static str {
     match masquerade {
@@ -118,6 +187,16 @@ pub fn translate(action: &Action, side: Side, detector: bool) -> (Target, &[Back
     let backends = &balance.backends[..balance.backends.len().min(CLUSTER_OFFSET as usize)];
     match backends.len() as u32 {
         0 => (Target::Refuse, &[]),
-        count => (Target::Pick(Pick { side, masquerade, count }), backends),
+        count => {
+            (Target::Pick(Pick { side, masquerade, affine: balance.affinity.is_some(), count }), backends)
+        }
+    }
+}
+
+/// How long a frontend's clients are remembered.
+pub fn memory(action: &Action) -> Option<Memory> {
+    match action {
+        Action::Balance(balance) => balance.affinity.map(Memory::new),
+        Action::Reject | Action::Drop => None,
     }
 }

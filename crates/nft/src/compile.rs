@@ -169,6 +169,7 @@ impl Field {
             (Field::CtOriginalSaddr, _) => ct(CtKey::OriginalSaddr),
             (Field::CtOriginalDaddr, _) => ct(CtKey::OriginalDaddr),
             (Field::CtOriginalDport, _) => ct(CtKey::OriginalDport),
+            (Field::CtReplySport, _) => ct(CtKey::ReplySport),
             (Field::Mark, _) => meta(MetaKey::Mark),
             (Field::Iif, _) => meta(MetaKey::IifName),
             (Field::Oif, _) => meta(MetaKey::OifName),
@@ -185,7 +186,7 @@ impl Field {
         match self {
             Field::Saddr | Field::Daddr | Field::CtOriginalSaddr | Field::CtOriginalDaddr => KeyType::Address,
             Field::L4Proto => KeyType::Protocol,
-            Field::Sport | Field::Dport | Field::CtOriginalDport => KeyType::Port,
+            Field::Sport | Field::Dport | Field::CtOriginalDport | Field::CtReplySport => KeyType::Port,
             Field::Numgen { .. } => KeyType::Index,
             Field::Mark => KeyType::Mark,
             Field::Iif | Field::Oif => KeyType::Interface,

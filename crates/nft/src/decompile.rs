@@ -110,7 +110,7 @@ fn keyed(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
 
 /// The field that is loaded, and where to.
 fn read_field(expr: &Expr, family: TableFamily) -> Option<(Reg, Field)> {
-    const FIELDS: [Field; 11] = [
+    const FIELDS: [Field; 12] = [
         Field::Saddr,
         Field::Daddr,
         Field::L4Proto,
@@ -119,6 +119,7 @@ fn read_field(expr: &Expr, family: TableFamily) -> Option<(Reg, Field)> {
         Field::CtOriginalSaddr,
         Field::CtOriginalDaddr,
         Field::CtOriginalDport,
+        Field::CtReplySport,
         Field::Mark,
         Field::Iif,
         Field::Oif,

@@ -29,6 +29,7 @@ pub enum CtKey {
     OriginalSaddr,
     OriginalDaddr,
     OriginalDport,
+    ReplySport,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

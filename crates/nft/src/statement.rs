@@ -25,6 +25,8 @@ pub enum Field {
     CtOriginalDaddr,
     /// `ct original proto-dst`: the port that the client asked for.
     CtOriginalDport,
+    /// `ct reply proto-src`: the port that the client gets its answers from, before they are translated back.
+    CtReplySport,
     /// `meta mark`.
     Mark,
     /// `meta iifname`.

@@ -281,6 +281,7 @@ impl Field {
             Field::CtOriginalSaddr => format!("ct original {family} saddr"),
             Field::CtOriginalDaddr => format!("ct original {family} daddr"),
             Field::CtOriginalDport => "ct original proto-dst".into(),
+            Field::CtReplySport => "ct reply proto-src".into(),
             Field::Mark => "meta mark".into(),
             Field::Iif => "meta iifname".into(),
             Field::Oif => "meta oifname".into(),

@@ -120,8 +120,8 @@ impl Expr {
             Expr::Ct { dreg, key } => {
                 w.u32(2, key.number(family));
                 w.u32(1, dreg.encode());
-                if *key != CtKey::Status {
-                    w.bytes(3, &[0]); // IP_CT_DIR_ORIGINAL
+                if let Some(direction) = key.direction() {
+                    w.bytes(3, &[direction]);
                 }
             }
             Expr::Cmp { sreg, op, value: v } => {
@@ -227,8 +227,9 @@ impl Expr {
             }
             "ct" => {
                 let key = CtKey::from_number(a.u32(2)?, family)?;
-                let direction = if key == CtKey::Status { None } else { Some(&[0u8][..]) };
-                (a.get(3) == direction).then_some(Expr::Ct { dreg: reg_of(a, 1)?, key })?
+                let direction = key.direction().map(|direction| [direction]);
+                (a.get(3) == direction.as_ref().map(|d| &d[..]))
+                    .then_some(Expr::Ct { dreg: reg_of(a, 1)?, key })?
             }
             "cmp" => {
                 let op = match a.u32(2)? {
@@ -386,6 +387,7 @@ impl CtKey {
     fn number(self, family: TableFamily) -> u32 {
         match (self, family) {
             (CtKey::Status, _) => 2,
+            (CtKey::ReplySport, _) => 11,
             (CtKey::OriginalDport, _) => 12,
             (CtKey::OriginalSaddr, TableFamily::Ip) => 19,
             (CtKey::OriginalDaddr, TableFamily::Ip) => 20,
@@ -395,8 +397,17 @@ impl CtKey {
     }
 
     fn from_number(number: u32, family: TableFamily) -> Option<Self> {
-        [CtKey::Status, CtKey::OriginalSaddr, CtKey::OriginalDaddr, CtKey::OriginalDport]
+        [CtKey::Status, CtKey::OriginalSaddr, CtKey::OriginalDaddr, CtKey::OriginalDport, CtKey::ReplySport]
             .into_iter()
             .find(|key| key.number(family) == number)
+    }
+
+    /// Of `enum ip_conntrack_dir`; None for what a connection has but once.
+    fn direction(self) -> Option<u8> {
+        match self {
+            CtKey::Status => None,
+            CtKey::OriginalSaddr | CtKey::OriginalDaddr | CtKey::OriginalDport => Some(0),
+            CtKey::ReplySport => Some(1),
+        }
     }
 }

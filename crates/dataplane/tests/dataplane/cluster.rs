@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use portolan_dataplane::{Dataplane, Packet, Settings};
@@ -25,6 +26,8 @@ pub enum Event {
     Crash(usize),
     /// Forget the kernel's state and look again.
     Fail,
+    /// A client's connection to one of the frontends that remember their clients.
+    Connect(Family, u8, usize),
 }
 
 /// What a cluster asks for, whatever happened before.
@@ -40,7 +43,7 @@ impl Wish {
             Event::Set(id, created, plan) => _ = self.services.insert(id.clone(), (*created, plan.clone())),
             Event::Remove(id) => _ = self.services.remove(id),
             Event::Settings(settings) => self.settings = settings.clone(),
-            Event::Write | Event::Crash(_) | Event::Fail => {}
+            Event::Write | Event::Crash(_) | Event::Fail | Event::Connect(..) => {}
         }
     }
 
@@ -103,7 +106,7 @@ fn action(u: &mut Unstructured, family: Family) -> Result<Action> {
                     .into_iter()
                     .map(|host| SocketAddr::new(ip(family, POD, host), 8080))
                     .collect(),
-                affinity: None,
+                affinity: u.choose(&[None, None, Some(10), Some(30)])?.map(Duration::from_secs),
                 masquerade: *u.choose(&[Masquerade::Never, Masquerade::NonPods, Masquerade::Always])?,
                 scheduler: Scheduler::Random,
             })
@@ -151,12 +154,15 @@ fn service(u: &mut Unstructured) -> Result<ServiceId> {
 
 impl<'a> Arbitrary<'a> for Event {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Event> {
-        Ok(match u.int_in_range(0..=15)? {
+        Ok(match u.int_in_range(0..=17)? {
             0..=6 => Event::Set(service(u)?, u.int_in_range(1..=2)?, Arc::new(plan(u)?)),
             7 | 8 => Event::Remove(service(u)?),
             9 => Event::Settings(settings(u)?),
             10 => Event::Crash(u.int_in_range(0..=6)?),
             11 => Event::Fail,
+            12 | 13 => {
+                Event::Connect(*u.choose(&Family::ALL)?, u.int_in_range(1..=3)?, u.int_in_range(0..=9)?)
+            }
             _ => Event::Write,
         })
     }

@@ -1,11 +1,14 @@
 //! An interpreter of [`Command`]s that keeps nf_tables' rules: whole transactions, no duplicates, no dangling references.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
 use portolan_model::Family;
 use portolan_nft::{
-    Bytes, Chain, Command, Dumped, DumpedChain, DumpedRule, Element, Name, Statement, Table, Value, Verdict,
+    Atom, Bytes, Chain, Command, Dumped, DumpedChain, DumpedRule, Element, Extra, Name, Statement, Table,
+    Value, Verdict,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -37,7 +40,29 @@ impl Kernel {
     }
 
     pub fn apply(&mut self, step: &Step) -> Result<(), String> {
-        self.commit(family(step), &step.commands())
+        let family = family(step);
+        let remembered: Vec<Element> = self.elements(family, &step.memory()).into_values().collect();
+        let mut commands = step.commands();
+        commands.extend(step.forget(&remembered));
+        self.commit(family, &commands)
+    }
+
+    /// A client comes to a frontend, and is remembered if it may be: for one of the endpoints that `choice` picks.
+    pub fn remember(&mut self, family: Family, client: IpAddr, choice: usize) {
+        let affine = self.elements(family, "affine");
+        let Some((pair, element)) = affine.iter().nth(choice % affine.len().max(1)) else { return };
+        let Value::Verdict(Verdict::Jump(chain)) = &element.value else { panic!("{element:?}") };
+        let timeout = Duration::from_secs(chain.strip_prefix("remember-").unwrap().parse().unwrap());
+        let (frontend, backend) = pair.split_at((pair.len() - 8 + 4) / 2 + 4);
+        let key = Bytes::new(&[&Bytes::concat(&[Atom::Address(client)])[..], frontend].concat());
+        let extra = Extra { timeout: Some(timeout), expires: Some(timeout), ..Extra::default() };
+        let element = Element {
+            key: key.clone(),
+            value: Value::Bytes(Bytes::new(backend)),
+            extra: Some(Box::new(extra)),
+        };
+        let table = self.tables.get_mut(&family).unwrap();
+        table.elements.get_mut("affinity").unwrap().entry(key).or_insert(element);
     }
 
     pub fn commit(&mut self, family: Family, commands: &[Command]) -> Result<(), String> {
@@ -71,6 +96,12 @@ impl Kernel {
         table.elements =
             elements.map(|(name, set)| (name.clone(), set.values().cloned().collect())).collect();
         Some(table)
+    }
+
+    /// As packets would write them.
+    pub fn set_elements(&mut self, family: Family, set: &str, elements: &[Element]) {
+        let by_key = elements.iter().map(|element| (element.key.clone(), element.clone())).collect();
+        self.tables.get_mut(&family).unwrap().elements.insert(set.into(), by_key);
     }
 
     pub fn elements(&self, family: Family, set: &str) -> BTreeMap<Bytes, Element> {
@@ -158,7 +189,8 @@ impl Loaded {
             Statement::Verdict(verdict) => self.check_verdict(verdict),
             Statement::InSet { set, .. }
             | Statement::Vmap { map: set, .. }
-            | Statement::Dnat { map: set, .. } => {
+            | Statement::Dnat { map: set, .. }
+            | Statement::Update { set, .. } => {
                 self.sets.contains_key(set).then_some(()).ok_or(format!("ENOENT: set {set}"))
             }
             _ => Ok(()),

@@ -1,5 +1,7 @@
 //! The tests of this crate as a whole.
 
+/// Clients that are sent where they went before.
+mod affinity;
 /// Small clusters at random: plans, events and packets.
 mod cluster;
 /// Tables that something else than we changed.

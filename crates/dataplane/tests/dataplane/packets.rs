@@ -296,6 +296,14 @@ fn the_whole_table_as_text() {
     let text = render(&dataplane(settings(), [plan]));
     expect![[r#"
         table ip portolan {
+        	map affine {
+        		type ipv4_addr . inet_proto . inet_service . ipv4_addr . inet_service : verdict
+        	}
+        	map affinity {
+        		type ipv4_addr . ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+        		size 65536
+        		flags dynamic,timeout
+        	}
         	set cluster-ports {
         		type ipv4_addr . inet_proto . inet_service
         		elements = {
@@ -372,6 +380,10 @@ fn the_whole_table_as_text() {
         		ip saddr 10.244.0.0/16 return
         		meta mark set meta mark or 0x00004000
         	}
+        	chain nat-input {
+        		type nat hook input priority 100
+        		ct status dnat jump remember
+        	}
         	chain nat-output {
         		type nat hook output priority -100
         		jump source-ranges
@@ -380,6 +392,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-postrouting {
         		type nat hook postrouting priority 100
+        		ct status dnat jump remember
         		meta mark & 0x00004000 == 0x00004000 meta mark set meta mark xor 0x00004000 masquerade fully-random
         		ip saddr . ip daddr @hairpin masquerade fully-random
         	}
@@ -399,8 +412,16 @@ fn the_whole_table_as_text() {
         		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
         		reject
         	}
+        	chain recall {
+        		dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
+        	}
         	chain refuse {
         		reject
+        	}
+        	chain remember {
+        		meta l4proto tcp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
+        		meta l4proto udp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
+        		meta l4proto sctp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
         	}
         	chain services {
         		ip daddr . meta l4proto . th dport vmap @services

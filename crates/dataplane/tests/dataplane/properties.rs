@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Event, Wish, packets};
+use crate::cluster::{CLIENT, Event, Wish, ip, packets};
 use crate::kernel::Kernel;
 use portolan_dataplane::{Dataplane, KernelState, Limits, Outcome, Packet, Settings, evaluate, render};
 use portolan_model::Family;
@@ -42,6 +42,9 @@ fn live(events: &[Event], mut after_step: impl FnMut(&Kernel, &Kernel)) -> (Wish
                 }
                 dataplane = restarted(&wish, &kernel);
             }
+            Event::Connect(family, client, choice) => {
+                kernel.remember(*family, ip(*family, CLIENT, *client), *choice)
+            }
             Event::Fail => {
                 dataplane.failed();
                 assert!(dataplane.steps().is_empty());
@@ -80,7 +83,9 @@ fn history_leaves_no_trace() {
         for family in Family::ALL {
             let (mut written, wanted) = (kernel.table(family).unwrap(), scratch.desired(family));
             // a few chains may stand by
-            written.chains.retain(|name, _| !name.contains("pick-") || wanted.chains.contains_key(name));
+            let stands_by = |name: &str| name.contains("pick-") || name.starts_with("remember-");
+            written.chains.retain(|name, _| !stands_by(name) || wanted.chains.contains_key(name));
+            written.elements.remove("affinity");
             assert_eq!(contents(&written), contents(&wanted));
             for packet in packets().iter().filter(|p| Family::of(&p.source.ip()) == family) {
                 assert_eq!(outcome(&written, packet), outcome(&wanted, packet), "{packet:?}");
@@ -123,6 +128,26 @@ fn endpoint_key(table: &Table, element: &Element) -> (Vec<Atom>, u32) {
         Some(Atom::Index(index)) => (atoms, index),
         other => panic!("{other:?}"),
     }
+}
+
+/// After every transaction, and after a restart wherever an earlier agent stopped.
+#[test]
+fn s42_nobody_is_remembered_for_an_endpoint_that_is_gone() {
+    check_events(|events| {
+        let check = |kernel: &Kernel| {
+            for family in Family::ALL {
+                let affine = kernel.elements(family, "affine");
+                for element in kernel.elements(family, "affinity").values() {
+                    let Value::Bytes(backend) = &element.value else { panic!("{element:?}") };
+                    let client = if family == Family::Ipv4 { 4 } else { 16 };
+                    let pair = Bytes::new(&[&element.key[client..], &backend[..]].concat());
+                    assert!(affine.contains_key(&pair), "{element:?}");
+                }
+            }
+        };
+        let (_, kernel, _) = live(events, |_, after| check(after));
+        check(&kernel);
+    });
 }
 
 #[test]

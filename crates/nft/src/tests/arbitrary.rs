@@ -48,7 +48,8 @@ fn option<T>(u: Input, f: impl FnOnce(Input) -> Result<T>) -> Result<Option<T>> 
 
 pub fn expr(u: Input, family: TableFamily) -> Result<Expr> {
     let metas = [MetaKey::Mark, MetaKey::IifName, MetaKey::OifName, MetaKey::L4Proto];
-    let cts = [CtKey::Status, CtKey::OriginalSaddr, CtKey::OriginalDaddr, CtKey::OriginalDport];
+    let cts =
+        [CtKey::Status, CtKey::OriginalSaddr, CtKey::OriginalDaddr, CtKey::OriginalDport, CtKey::ReplySport];
     Ok(match u.int_in_range(0..=16)? {
         0 => Expr::Payload {
             dreg: reg(u)?,
@@ -157,6 +158,7 @@ pub fn field(u: Input) -> Result<Field> {
         Field::CtOriginalSaddr,
         Field::CtOriginalDaddr,
         Field::CtOriginalDport,
+        Field::CtReplySport,
         Field::Mark,
         Field::Iif,
         Field::Oif,

@@ -1,0 +1,190 @@
+//! Session affinity: what happens to the packets of clients that are remembered, and what a change writes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate};
+use portolan_model::{
+    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
+    ServicePlan,
+};
+use portolan_nft::{Atom, Bytes, Element, Extra, Table, Value};
+
+use crate::kernel::Kernel;
+
+const A: &str = "10.244.1.5:80";
+const B: &str = "10.244.2.5:80";
+const VIP: &str = "10.96.0.1:80";
+const CLIENT: &str = "198.51.100.7";
+const POD: &str = "10.244.1.9";
+
+fn affine(seconds: u64, backends: &[&str]) -> Action {
+    Action::Balance(Balance {
+        backends: backends.iter().map(|backend| backend.parse().unwrap()).collect(),
+        affinity: (seconds > 0).then(|| Duration::from_secs(seconds)),
+        masquerade: Masquerade::NonPods,
+        scheduler: Scheduler::Random,
+    })
+}
+
+fn same(action: Action) -> Forwarding {
+    Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None }
+}
+
+fn plan(forwarding: Forwarding) -> Option<Arc<ServicePlan>> {
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let of = |port| Frontend { address: Address::Vip(vip.ip()), protocol: Protocol::Tcp, port };
+    let frontends = [(of(80), forwarding.clone()), (of(443), forwarding)].into();
+    Some(Arc::new(ServicePlan { frontends, vips: [vip.ip()].into(), hairpin: Default::default() }))
+}
+
+/// Clients that are remembered, by (client, frontend, endpoint); the first connection was a minute ago.
+fn remembered(cases: &[(&str, &str, &str)], timeout: u64) -> Vec<Element> {
+    let (timeout, expires) = (Duration::from_secs(timeout), Duration::from_secs(timeout - 60));
+    let element = |(client, frontend, backend): &(&str, &str, &str)| {
+        let (to, at): (SocketAddr, SocketAddr) = (frontend.parse().unwrap(), backend.parse().unwrap());
+        let client = Atom::Address(client.parse().unwrap());
+        let key = [client, Atom::Address(to.ip()), Atom::Protocol(6), Atom::Port(to.port())];
+        let value = Bytes::concat(&[Atom::Address(at.ip()), Atom::Port(at.port())]);
+        let extra = Extra { timeout: Some(timeout), expires: Some(expires), ..Extra::default() };
+        Element { extra: Some(Box::new(extra)), ..Element::new(Bytes::concat(&key), Value::Bytes(value)) }
+    };
+    cases.iter().map(element).collect()
+}
+
+fn settings() -> Settings {
+    Settings { cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Settings::default() }
+}
+
+fn outcome(table: &Table, from: &str, to: &str) -> String {
+    let source = SocketAddr::new(from.parse().unwrap(), 40000);
+    let packet =
+        Packet { source, destination: to.parse().unwrap(), protocol: Protocol::Tcp, from_node: false };
+    match evaluate(table, &packet).outcome {
+        Outcome::Dnat(to) => to.iter().map(|c| c.backend.to_string()).collect::<Vec<_>>().join(", "),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn s41_clients_go_where_they_went_before_by_frontend_and_address() {
+    let mut dataplane = Dataplane::new(settings());
+    dataplane.set_service(&ServiceId::new("default", "web"), 0, plan(same(affine(10800, &[A, B]))));
+    let mut table = dataplane.desired(Family::Ipv4);
+    table.elements.insert("affinity".into(), remembered(&[(CLIENT, VIP, A), (POD, VIP, B)], 10800));
+    assert_eq!(outcome(&table, CLIENT, VIP), A);
+    assert_eq!(outcome(&table, POD, VIP), B);
+    assert_eq!(outcome(&table, "198.51.100.8", VIP), format!("{A}, {B}"), "not seen yet");
+    assert_eq!(outcome(&table, CLIENT, "10.96.0.1:443"), format!("{A}, {B}"), "another frontend");
+}
+
+#[test]
+fn s41_a_trace_says_who_is_remembered() {
+    let mut dataplane = Dataplane::new(settings());
+    dataplane.set_service(&ServiceId::new("default", "web"), 0, plan(same(affine(30, &[A]))));
+    let packet = Packet {
+        source: "198.51.100.7:40000".parse().unwrap(),
+        destination: VIP.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        from_node: false,
+    };
+    expect![[r#"
+        services: 10.96.0.1:80/tcp is in services
+        mark-nonpods: marked 0x4000
+        nonpod-affine-pick-1: goto affine-pick-1
+        affine-pick-1: goto pick-1
+        pick-1: 1 of 1 draws find an endpoint in endpoints
+        to 10.244.1.5:80: remember: 10.244.1.5:80/tcp is in affine
+        to 10.244.1.5:80: remember-30: the client is remembered for 30s
+        to 10.244.1.5:80: nat-postrouting: masqueraded"#]]
+    .assert_eq(&evaluate(&dataplane.desired(Family::Ipv4), &packet).reasons.join("\n"));
+}
+
+/// What the change from one forwarding to another writes to `affinity`, before which a client and a pod came to both
+/// endpoints, and where they go after it.
+fn check(from: Forwarding, to: Forwarding, timeout: u64, writes: Expect, outcomes: [&str; 2]) {
+    let id = ServiceId::new("default", "web");
+    let (mut kernel, mut dataplane) = (Kernel::default(), Dataplane::new(settings()));
+    dataplane.observed(&kernel.observe());
+    dataplane.set_service(&id, 0, plan(from));
+    kernel.write(&mut dataplane, |_, _| {});
+    let known = remembered(&[(CLIENT, VIP, A), (POD, VIP, B)], timeout);
+    kernel.set_elements(Family::Ipv4, "affinity", &known);
+    dataplane.set_service(&id, 0, plan(to));
+    let steps = dataplane.steps();
+    let texts = steps.iter().flat_map(|step| step.forget(&known)).map(|command| format!("{command}\n"));
+    writes.assert_eq(&texts.collect::<String>());
+    kernel.write(&mut dataplane, |_, _| {});
+    let table = kernel.table(Family::Ipv4).unwrap();
+    assert_eq!([CLIENT, POD].map(|from| outcome(&table, from, VIP)), outcomes);
+    for step in steps {
+        let left: Vec<_> = kernel.elements(Family::Ipv4, "affinity").into_values().collect();
+        assert_eq!(step.forget(&left), [], "a second look finds nothing");
+    }
+}
+
+#[test]
+fn s42_the_clients_of_an_endpoint_that_goes_choose_again() {
+    check(
+        same(affine(10800, &[A, B])),
+        same(affine(10800, &[A])),
+        10800,
+        expect![[r#"
+            delete 1 elements of set affinity
+        "#]],
+        [A, A],
+    );
+}
+
+#[test]
+fn s41_an_endpoint_more_changes_nothing_for_those_who_are_remembered() {
+    let more = same(affine(10800, &[A, B, "10.244.3.5:80"]));
+    check(same(affine(10800, &[A, B])), more, 10800, expect![""], [A, B]);
+}
+
+#[test]
+fn s41_turned_off_everyone_chooses_again() {
+    check(
+        same(affine(10800, &[A, B])),
+        same(affine(0, &[A, B])),
+        10800,
+        expect![[r#"
+            delete 2 elements of set affinity
+        "#]],
+        [&format!("{A}, {B}"), &format!("{A}, {B}")],
+    );
+}
+
+/// Those who were remembered are so for the new time from now on at most.
+#[test]
+fn s41_a_shorter_time_holds_for_those_who_are_remembered() {
+    check(
+        same(affine(10800, &[A, B])),
+        same(affine(30, &[A, B])),
+        10800,
+        expect![[r#"
+            delete 2 elements of set affinity
+            add 2 elements to set affinity
+        "#]],
+        [A, B],
+    );
+    check(same(affine(100, &[A, B])), same(affine(10800, &[A, B])), 100, expect![""], [A, B]);
+    check(same(affine(100, &[A, B])), same(affine(50, &[A, B])), 100, expect![""], [A, B]);
+}
+
+/// An endpoint that stays for pods is forgotten for clients: nothing remembered tells the one from the other.
+#[test]
+fn s41_policy_local_constrains_the_choice_first() {
+    let local = Forwarding { from_outside: affine(10800, &[B]), ..same(affine(10800, &[A, B])) };
+    check(
+        same(affine(10800, &[A, B])),
+        local,
+        10800,
+        expect![[r#"
+            delete 1 elements of set affinity
+        "#]],
+        [B, B],
+    );
+}
