@@ -30,18 +30,6 @@ mod report;
 pub use announcer::Announcer;
 use line::{Line, Outlets};
 
-/// Everything an agent needs to know of the cluster.
-const KINDS: [Kind; 8] = [
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::Node,
-    Kind::ServiceCidr,
-    Kind::Pool,
-    Kind::Advertisement,
-    Kind::Peer,
-    Kind::Allocation,
-];
-
 /// Runs until SIGTERM or SIGINT. The kernel keeps its rules and routes when the agent ends.
 ///
 /// Fails when the kernel, the configuration or the kubeconfig cannot be used; a cluster that cannot be reached is
@@ -71,20 +59,22 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
         tokio::spawn(metrics::server::serve(address, metrics.clone(), status.clone(), reporter()));
     }
     tokio::spawn(health::serve_ports(health, events));
-    let index = Index::new(&KINDS);
+    let index = Index::new(&Kind::ALL);
+    let listen = config.bgp.listen.clone();
     let outlets =
         Outlets { intent: intent_tx.clone(), report: report_tx, ready: ready_tx, health: health_tx, metrics };
     let line = Line::new(&arguments.node_name, config, index, outlets).await?;
 
-    let changes = kubernetes::start(&client, &KINDS);
-    let mut speaker = tokio::spawn(speaker::run(intent, &[], status_tx));
-    tokio::spawn(report::run(client, arguments.node_name.clone(), line_report, status));
+    let changes = kubernetes::start(&client, &Kind::ALL);
+    let mut speaker = tokio::spawn(async move { speaker::run(intent, &listen, status_tx).await });
+    let mut report = tokio::spawn(report::run(client, arguments.node_name.clone(), line_report, status));
 
     tracing::info!(node = arguments.node_name, version = env!("CARGO_PKG_VERSION"), "the agent runs");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = line.run(changes) => ended.context("the agent's line ended")?,
         ended = &mut speaker => ended.context("the BGP speaker ended")??,
+        ended = &mut report => ended.context("the writer of the NodeStatus ended")?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

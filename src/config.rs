@@ -154,6 +154,8 @@ impl Default for Proxy {
 pub struct Bgp {
     /// Our AS number, where a BGPPeer gives no `myASN`.
     pub asn: Option<u32>,
+    /// Where to accept connections, for peers with `spec.passive`: `0.0.0.0:179`, `[::]:179`. Empty = nowhere.
+    pub listen: Vec<std::net::SocketAddr>,
 }
 
 /// Which `spec.loadBalancerClass` values are ours (A1).

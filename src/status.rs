@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use kube::api::{Api, ListParams};
-use portolan_api::{BGPPeer, IPAddressPool, IPAllocation, NodeStatus};
+use portolan_api::{Advertisement, BGPPeer, IPAddressPool, IPAllocation, NodeStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,6 +17,7 @@ pub struct Report {
     pub nodes: Vec<NodeStatus>,
     pub peers: Vec<BGPPeer>,
     pub pools: Vec<IPAddressPool>,
+    pub advertisements: Vec<Advertisement>,
     pub allocations: Vec<IPAllocation>,
 }
 
@@ -26,6 +27,7 @@ pub async fn run(arguments: cli::Status) -> anyhow::Result<()> {
         nodes: list(&client, "NodeStatus").await?,
         peers: list(&client, "BGPPeer").await?,
         pools: list(&client, "IPAddressPool").await?,
+        advertisements: list(&client, "Advertisement").await?,
         allocations: list(&client, "IPAllocation").await?,
     };
     match arguments.output {

@@ -1,14 +1,17 @@
 //! The task that owns index, plans and kernel: it takes everything that has queued up at once and makes one turn.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use ipnet::IpNet;
 use portolan_bgp::Prefix;
 use portolan_dataplane::{Dataplane, Settings};
 use portolan_index::{Change, Dirty, Index};
-use portolan_model::{Name, Node, Problem, ServiceId, ServicePlan, Snapshot};
+use portolan_model::{Frontend, Name, Node, Problem, ServiceId, ServicePlan, Snapshot};
 use portolan_plan::flows::Flows;
 use portolan_plan::health::Ports;
 use portolan_plan::linger::Linger;
@@ -22,15 +25,16 @@ use super::report::LineReport;
 use crate::config::Config;
 use crate::config::NodeRoutes as Routing;
 use crate::dataplane::conntrack::{self, Conntrack};
-use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::{Kernel, joined};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::speaker::Intent;
 
 /// Changes taken over in one turn.
 const BATCH: usize = 1024;
-/// Between two attempts after the kernel refused something.
-const RETRY: Duration = Duration::from_secs(1);
+/// Between two attempts after the kernel refused something: doubles up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
 pub struct Line {
     node: Name,
@@ -51,12 +55,18 @@ pub struct Line {
     /// What it should run instead, while it does not yet.
     pending: BTreeMap<ServiceId, Option<Arc<ServicePlan>>>,
     announced: Arc<Vec<Prefix>>,
-    retry_at: Option<Instant>,
-    error: Option<String>,
+    /// The routes to other nodes are to be compared with the kernel's.
+    routes_due: bool,
+    /// What the kernel last refused, until it is overcome.
+    trouble: Option<Trouble>,
     /// No turn was made yet.
     is_new: bool,
+    /// The node's addresses are to be read again.
+    addresses_changed: bool,
     /// `dataplane` knows what the kernel holds.
     is_observed: bool,
+    /// Problems of the node's sessions.
+    of_peers: Vec<Problem>,
     reported: BTreeSet<Problem>,
     intent: watch::Sender<Arc<Intent>>,
     report: watch::Sender<LineReport>,
@@ -75,6 +85,14 @@ pub struct Outlets {
     pub metrics: Arc<Metrics>,
 }
 
+struct Trouble {
+    error: String,
+    /// The tables are not as they should be; otherwise it is connections or routes, and the tables go on.
+    of_tables: bool,
+    pause: Duration,
+    retry_at: Instant,
+}
+
 /// What one turn has to look at.
 #[derive(Default)]
 struct Touched {
@@ -83,7 +101,8 @@ struct Touched {
     cluster: bool,
     /// Every Service is to be planned again.
     all: bool,
-    addresses: bool,
+    /// Objects say other things wrong than before.
+    problems: bool,
 }
 
 impl Line {
@@ -108,10 +127,12 @@ impl Line {
             programmed: BTreeMap::new(),
             pending: BTreeMap::new(),
             announced: Arc::default(),
-            retry_at: None,
-            error: None,
+            routes_due: true,
+            trouble: None,
             is_new: true,
+            addresses_changed: true,
             is_observed: false,
+            of_peers: Vec::new(),
             reported: BTreeSet::new(),
             intent,
             report,
@@ -122,7 +143,7 @@ impl Line {
         })
     }
 
-    /// Ends only when the watchers are gone.
+    /// Ends only when the watchers are gone, or the kernel tells no more of its addresses.
     pub async fn run(mut self, mut changes: mpsc::Receiver<Change>) -> anyhow::Result<()> {
         let mut batch = Vec::new();
         loop {
@@ -130,7 +151,7 @@ impl Line {
             let mut touched = Touched::default();
             tokio::select! {
                 count = changes.recv_many(&mut batch, BATCH) => anyhow::ensure!(count > 0, "the watchers ended"),
-                () = self.node_routes.changed() => touched.addresses = true,
+                changed = self.node_routes.changed() => { changed?; self.addresses_changed = true; }
                 () = sleep_until(wake) => {}
             }
             for change in batch.drain(..) {
@@ -145,7 +166,10 @@ impl Line {
 
     /// When the line has something to do although nothing changed.
     fn wake(&self) -> Option<Instant> {
-        [self.linger.poll_timeout(), self.retry_at].into_iter().flatten().min()
+        [self.linger.poll_timeout(), self.trouble.as_ref().map(|trouble| trouble.retry_at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// From a snapshot to kernel and speaker. It announces twice: first what is no longer to be served is withdrawn, then,
@@ -153,21 +177,24 @@ impl Line {
     async fn turn(&mut self, snapshot: &Snapshot, mut touched: Touched, now: Instant) {
         let first = std::mem::take(&mut self.is_new);
         touched.cluster |= first;
-        if touched.addresses
-            && let Err(error) = self.node_routes.refresh().await
-        {
+        let moved = std::mem::take(&mut self.addresses_changed);
+        if moved && let Err(error) = self.node_routes.refresh().await {
             tracing::error!(error = format!("{error:#}"), "cannot read this node's addresses");
+            self.addresses_changed = true;
         }
-        if touched.cluster || touched.addresses {
+        if touched.cluster || moved {
             touched.all |= self.see_node(snapshot) || first;
+            self.routes_due = true;
         }
         if touched.cluster {
-            let problems = self.announcer.configure(snapshot);
-            self.say(problems);
+            self.of_peers = self.announcer.configure(snapshot);
+        }
+        if touched.cluster || touched.problems {
+            self.say(snapshot);
         }
         touched.services.extend(self.linger.due(now));
         touched.services.extend(self.pending.keys().cloned());
-        let all = self.all_services(snapshot, touched.all || touched.cluster);
+        let all = self.all_services(snapshot, &touched);
         let to_plan = if touched.all { &all } else { &touched.services };
         let to_announce = if touched.cluster { &all } else { to_plan };
 
@@ -177,18 +204,13 @@ impl Line {
         self.announce(snapshot, to_announce, touched.cluster);
         self.plan(snapshot, to_plan, &announced_before, now);
         self.unseen.extend(to_plan.iter().cloned());
-        self.program(now);
+        self.write(snapshot, now).await;
         if !to_plan.is_empty() {
+            let written = !self.is_unwritten();
             let plans = to_plan.iter().map(|id| (id, self.programmed.get(id).map(|plan| &**plan)));
-            self.meter.turned(touched.all, now, self.error.is_none(), plans);
+            self.meter.turned(touched.all, now, written, plans);
         }
         self.announce(snapshot, to_announce, touched.cluster);
-        if self.error.is_none() {
-            self.clean(snapshot, now);
-        }
-        if touched.cluster || touched.addresses {
-            self.route(snapshot).await;
-        }
         self.tell(snapshot);
         self.check_up(snapshot, to_plan);
     }
@@ -197,6 +219,7 @@ impl Line {
 impl Touched {
     fn add(&mut self, dirty: Dirty) {
         self.cluster |= dirty.policy || dirty.service_cidrs || !dirty.nodes.is_empty();
+        self.problems |= dirty.problems;
         self.services.extend(dirty.services);
     }
 }
@@ -232,16 +255,20 @@ impl Line {
     }
 
     /// Every Service that is or was, where a change is about more than single ones.
-    fn all_services(&self, snapshot: &Snapshot, needed: bool) -> BTreeSet<ServiceId> {
-        let all = snapshot.services.keys().chain(self.programmed.keys());
-        if needed { all.cloned().collect() } else { BTreeSet::new() }
+    fn all_services(&self, snapshot: &Snapshot, touched: &Touched) -> BTreeSet<ServiceId> {
+        if !touched.all && !touched.cluster {
+            return BTreeSet::new();
+        }
+        let all = snapshot.services.keys().chain(self.programmed.keys()).chain(&touched.services);
+        all.cloned().collect()
     }
 
     /// Hands the speaker what the kernel's present state allows.
     fn announce(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>, cluster: bool) {
         let mut changed = cluster;
         for id in services {
-            changed |= self.announcer.announce(snapshot, id, self.programmed.get(id).map(|plan| &**plan));
+            let served = self.programmed.get(id).map(|plan| served(&self.dataplane, id, plan));
+            changed |= self.announcer.announce(snapshot, id, served.as_deref());
         }
         if changed {
             let intent = self.announcer.intent();
@@ -260,90 +287,118 @@ impl Line {
         now: Instant,
     ) {
         for id in services {
-            let wanted = snapshot.services.get(id);
-            let plan = wanted.map(|wanted| service::plan(wanted, &self.view));
-            let programmed = self.programmed.get(id).cloned();
-            let announced = |ip: &std::net::IpAddr| announcer::attracts(announced, ip);
-            let plan =
-                self.linger.plan(id, programmed.as_deref(), plan.as_ref(), announced, now).map(Arc::new);
-            if plan != programmed || self.pending.contains_key(id) {
-                // What only lingers gives way to any Service that claims the same frontend.
-                let created = wanted.map_or(i64::MAX, |service| service.created);
-                self.dataplane.set_service(id, created, plan.clone());
-                self.pending.insert(id.clone(), plan);
+            let service = snapshot.services.get(id);
+            let wanted = service.map(|service| Arc::new(service::plan(service, &self.view)));
+            let programmed = self.programmed.get(id);
+            let is_announced = |ip: &IpAddr| announcer::attracts(announced, ip);
+            let lingering = self.linger.plan(id, programmed, wanted.as_deref(), is_announced, now);
+            // Under a name that no Service can have, and younger than all: it gives way to every other claim.
+            let withdrawn = ServiceId::new(id.namespace.clone(), format!("{} (withdrawn)", id.name));
+            self.dataplane.set_service(&withdrawn, i64::MAX, lingering.map(Arc::new));
+            if wanted.as_ref() != programmed || self.pending.contains_key(id) {
+                let created = service.map_or(i64::MAX, |service| service.created);
+                self.dataplane.set_service(id, created, wanted.clone());
+                self.pending.insert(id.clone(), wanted);
             }
         }
     }
 
-    /// Brings the kernel to what is wanted, or tries again later from what the kernel then holds.
-    fn program(&mut self, now: Instant) {
-        match self.try_program() {
-            Ok(()) => {
-                (self.retry_at, self.error) = (None, None);
-                for (id, plan) in std::mem::take(&mut self.pending) {
-                    match plan {
-                        Some(plan) => self.programmed.insert(id, plan),
-                        None => self.programmed.remove(&id),
-                    };
-                }
-            }
-            Err(error) => {
-                let text = format!("{error:#}");
-                tracing::error!(error = text, "the kernel refused a change; trying again");
-                self.is_observed = false;
-                (self.retry_at, self.error) = (Some(now + RETRY), Some(text));
-            }
+    /// Brings the kernel to what is wanted. What fails is tried again, from what the kernel then holds and with growing
+    /// pauses; while it is the tables, nothing new is announced.
+    async fn write(&mut self, snapshot: &Snapshot, now: Instant) {
+        let pausing = self.trouble.as_ref().filter(|trouble| now < trouble.retry_at);
+        if pausing.is_some_and(|trouble| trouble.of_tables) {
+            return;
+        }
+        let is_pausing = pausing.is_some();
+        let tables = self.write_tables();
+        let of_tables = tables.is_err();
+        let others = if of_tables || is_pausing { Vec::new() } else { self.write_others(snapshot).await };
+        let errors: Vec<anyhow::Error> = tables.err().into_iter().chain(others).collect();
+        if !errors.is_empty() {
+            self.postpone(format!("{:#}", joined(errors.into_iter())), of_tables, now);
+        } else if !is_pausing {
+            self.trouble = None;
         }
     }
 
-    fn try_program(&mut self) -> anyhow::Result<()> {
+    /// Tracked connections and routes, which follow the tables; what went wrong.
+    async fn write_others(&mut self, snapshot: &Snapshot) -> Vec<anyhow::Error> {
+        let flows = self.clean(snapshot);
+        let routes = if self.routes_due { self.write_routes(snapshot).await } else { Ok(()) };
+        self.routes_due = routes.is_err();
+        [flows, routes].into_iter().filter_map(Result::err).collect()
+    }
+
+    fn write_tables(&mut self) -> anyhow::Result<()> {
         if !self.is_observed {
             self.dataplane.observed(&self.kernel.observe()?);
             self.is_observed = true;
         }
-        let transactions = self.kernel.write(&mut self.dataplane)?;
-        self.meter.wrote(transactions);
+        let written = self.kernel.write(&mut self.dataplane);
+        self.is_observed = written.is_ok();
+        self.meter.wrote(written?);
+        self.take_pending();
         Ok(())
     }
 
+    fn take_pending(&mut self) {
+        for (id, plan) in std::mem::take(&mut self.pending) {
+            match plan {
+                Some(plan) => self.programmed.insert(id, plan),
+                None => self.programmed.remove(&id),
+            };
+        }
+    }
+
     /// Deletes the tracked connections that new rules do not reach (S51–S53), once the kernel has those.
-    fn clean(&mut self, snapshot: &Snapshot, now: Instant) {
+    fn clean(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
         for id in std::mem::take(&mut self.unseen) {
             let programmed = self.programmed.get(&id).map(|plan| &**plan);
             self.flows.set(&id, programmed, snapshot.services.get(&id).map(|service| &**service));
         }
         let stale = self.flows.stale();
         if stale.is_empty() {
-            return;
+            return Ok(());
         }
-        match self.conntrack.clean(&stale, &self.dataplane.settings().node_port_addresses) {
-            Ok(cleaned) => {
-                self.flows.cleaned();
-                self.meter.cleaned(&cleaned);
-                tracing::debug!(?cleaned, "tracked connections that led nowhere are deleted");
-            }
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "stale connections stay; trying again");
-                self.retry_at = Some(now + RETRY);
-            }
-        }
+        let cleaned = self.conntrack.clean(&stale, &self.dataplane.settings().node_port_addresses)?;
+        self.flows.cleaned();
+        self.meter.cleaned(&cleaned);
+        tracing::debug!(?cleaned, "tracked connections that led nowhere are deleted");
+        Ok(())
     }
 
-    /// Routes to the other nodes' pods; a failure is repaired at the next change of nodes or addresses.
-    async fn route(&mut self, snapshot: &Snapshot) {
-        let wanted: BTreeMap<IpNet, std::net::IpAddr> = match self.config.node_routes {
+    /// Routes to the other nodes' pods.
+    async fn write_routes(&mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let wanted: BTreeMap<IpNet, IpAddr> = match self.config.node_routes {
             Routing::Api => routes::to_nodes(snapshot, &self.node),
             Routing::Off => BTreeMap::new(),
         };
-        if let Err(error) = self.node_routes.apply(&wanted).await {
-            tracing::error!(error = format!("{error:#}"), "cannot program the routes to other nodes");
+        self.node_routes.apply(&wanted).await.context("routes to other nodes")
+    }
+
+    fn postpone(&mut self, error: String, of_tables: bool, now: Instant) {
+        let last = self.trouble.take();
+        if last.as_ref().is_none_or(|last| last.error != error) {
+            tracing::error!(error, "the kernel refused a change; trying again");
         }
+        let pause = last.map_or(RETRY_FIRST, |last| (last.pause * 2).min(RETRY_LONGEST));
+        self.trouble = Some(Trouble { error, of_tables, pause, retry_at: now + pause });
     }
 
     /// Each problem is said once, when it appears.
-    fn say(&mut self, problems: Vec<Problem>) {
-        let problems: BTreeSet<Problem> =
-            problems.into_iter().chain(self.index.problems().cloned()).collect();
+    fn say(&mut self, snapshot: &Snapshot) {
+        let unheard =
+            snapshot.peers.values().filter(|peer| peer.passive && self.config.bgp.listen.is_empty());
+        let unheard = unheard.map(|peer| Problem {
+            object: peer.object(),
+            field: "spec.passive".into(),
+            reason: "NotListening",
+            message: "waits for the peer to connect, but bgp.listen in the agent's configuration is empty"
+                .into(),
+        });
+        let problems = self.of_peers.iter().chain(self.index.problems()).cloned();
+        let problems: BTreeSet<Problem> = problems.chain(unheard).collect();
         for problem in problems.difference(&self.reported) {
             tracing::warn!(reason = problem.reason, "{problem}");
         }
@@ -356,10 +411,11 @@ impl Line {
             self.health_ports.set(id, snapshot.services.get(id).map(|service| &**service), &self.view);
         }
         let node = snapshot.nodes.get(&self.node);
+        let unwritten = self.is_unwritten();
         self.health.send_modify(|health| {
             health.eligible = node.is_none_or(|node| !node.leaving);
             health.node_uid = node.map(|node| node.uid.clone());
-            if self.error.is_none() {
+            if !unwritten {
                 health.applied();
             }
             if health.ports != self.health_ports {
@@ -368,12 +424,16 @@ impl Line {
         });
     }
 
+    fn is_unwritten(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| trouble.of_tables)
+    }
+
     fn tell(&self, snapshot: &Snapshot) {
         let node = snapshot.nodes.get(&self.node);
         let report = LineReport {
             node_uid: node.map(|node| node.uid.clone()),
-            synced: self.error.is_none(),
-            error: self.error.clone(),
+            synced: !self.is_unwritten(),
+            error: self.trouble.as_ref().map(|trouble| trouble.error.clone()),
             local_asn: self.config.bgp.asn,
             router_id: node.map(|node| peers::router_id(node)),
             announced: self.announced.clone(),
@@ -384,9 +444,20 @@ impl Line {
             *last = report;
             changed
         });
-        let state = self.error.is_some().then_some("the kernel refused a change");
+        let state = self.is_unwritten().then_some("the kernel refused a change");
         self.ready.send_if_modified(|last| std::mem::replace(last, state) != state);
     }
+}
+
+/// The part of a programmed plan that the kernel really serves by it: an older Service may claim one of its frontends.
+fn served<'a>(dataplane: &Dataplane, id: &ServiceId, plan: &'a ServicePlan) -> Cow<'a, ServicePlan> {
+    let is_served = |frontend: &Frontend| dataplane.serves_for(id, frontend);
+    if plan.frontends.keys().all(is_served) {
+        return Cow::Borrowed(plan);
+    }
+    let mut part = plan.clone();
+    part.frontends.retain(|frontend, _| is_served(frontend));
+    Cow::Owned(part)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::dataplane::addresses::{Addresses, NodeAddress};
-use crate::dataplane::routes::{Routes, diff, on_link};
+use crate::dataplane::routes::{Routes, Step, diff, on_link};
 
 /// Observes before each change: an interface that went down has taken its routes along.
 pub struct NodeRoutes {
@@ -29,12 +29,9 @@ impl NodeRoutes {
         Ok(NodeRoutes { routes, addresses, changes, current, off_link: BTreeSet::new() })
     }
 
-    /// Waits until the node's addresses or links change.
-    pub async fn changed(&mut self) {
-        if self.changes.changed().await.is_err() {
-            tracing::error!("the kernel's address notifications ended");
-            std::future::pending::<()>().await;
-        }
+    /// Waits until the node's addresses or links change; fails when the kernel tells no more.
+    pub async fn changed(&mut self) -> anyhow::Result<()> {
+        self.changes.changed().await.context("the kernel's address notifications ended")
     }
 
     /// Reads the addresses again; after [`changed`](Self::changed).
@@ -43,9 +40,11 @@ impl NodeRoutes {
         Ok(())
     }
 
-    /// Addresses that others can reach this node at.
+    /// Addresses that others can reach this node at. Link-local ones come and go with every pod's interface, and no
+    /// Service has one.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.current.iter().filter(|address| !address.host_scope).map(|address| address.address).collect()
+        let current = self.current.iter().filter(|address| !address.host_scope);
+        current.map(|address| address.address).filter(|ip| !is_link_local(ip)).collect()
     }
 
     /// Makes the kernel's routes of our protocol number those of `wanted` whose next hop is on a subnet of ours.
@@ -53,10 +52,9 @@ impl NodeRoutes {
         let reachable = on_link(wanted, &self.current);
         self.say_off_link(wanted, &reachable);
         let steps = diff(&self.routes.observe().await?, &reachable);
-        match self.routes.apply(&steps).await.into_iter().next() {
-            Some((step, error)) => Err(error).with_context(|| step.to_string()),
-            None => Ok(()),
-        }
+        let failed = self.routes.apply(&steps).await;
+        anyhow::ensure!(failed.is_empty(), "{}", sentences(&failed));
+        Ok(())
     }
 
     fn say_off_link(&mut self, wanted: &BTreeMap<IpNet, IpAddr>, reachable: &BTreeMap<IpNet, IpAddr>) {
@@ -67,5 +65,16 @@ impl NodeRoutes {
             tracing::warn!(%cidr, via, "no route to another node's pods: the node is not on a subnet of this one");
         }
         self.off_link = off_link;
+    }
+}
+
+fn sentences(failed: &[(Step, rtnetlink::Error)]) -> String {
+    failed.iter().map(|(step, error)| format!("{step}: {error}")).collect::<Vec<_>>().join("; ")
+}
+
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }

@@ -19,6 +19,8 @@ use crate::speaker::SpeakerStatus;
 const MOST: usize = 64;
 /// The least time between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
+/// After a write that failed.
+const RETRY: Duration = Duration::from_secs(5);
 /// How long to wait for more of the same burst before the first write.
 const COALESCE: Duration = Duration::from_millis(100);
 
@@ -37,7 +39,7 @@ pub struct LineReport {
     pub withheld: Arc<Vec<api::Withheld>>,
 }
 
-/// Keeps the NodeStatus object of `node` equal to what `line` and `speaker` say; ends when both are gone.
+/// Keeps the NodeStatus object of `node` equal to what `line` and `speaker` say; ends when one of them is gone.
 pub async fn run(
     client: kube::Client,
     node: String,
@@ -46,17 +48,19 @@ pub async fn run(
 ) {
     let api: Api<NodeStatus> = Api::all(client);
     let mut writer = Writer::new(node);
+    let mut failed = false;
     loop {
         let changed = tokio::select! {
             changed = line.changed() => changed,
             changed = speaker.changed() => changed,
+            () = tokio::time::sleep(RETRY), if failed => Ok(()),
         };
         if changed.is_err() {
             return;
         }
         tokio::time::sleep(COALESCE).await;
         let (line, speaker) = (line.borrow_and_update().clone(), speaker.borrow_and_update().clone());
-        writer.write(&api, &line, &speaker).await;
+        failed = !writer.write(&api, &line, &speaker).await;
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -65,7 +69,8 @@ struct Writer {
     node: String,
     clock: Clock,
     flaps: BTreeMap<PeerName, Flaps>,
-    written: Option<NodeStatusFields>,
+    /// With the UID of the Node that owns the object.
+    written: Option<(Name, NodeStatusFields)>,
 }
 
 /// Ties the monotonic clock of the speaker to the calendar.
@@ -94,22 +99,31 @@ impl Writer {
         Writer { node, clock, flaps: BTreeMap::new(), written: None }
     }
 
-    async fn write(&mut self, api: &Api<NodeStatus>, line: &LineReport, speaker: &SpeakerStatus) {
+    /// Says whether the object is now as it should be.
+    async fn write(&mut self, api: &Api<NodeStatus>, line: &LineReport, speaker: &SpeakerStatus) -> bool {
+        // Before the Node is known the object would have no owner.
+        let Some(node_uid) = &line.node_uid else { return true };
         let fields = self.fields(line, speaker);
-        if self.written.as_ref() == Some(&fields) {
-            return;
+        if self.written.as_ref().is_some_and(|(uid, written)| (uid, written) == (node_uid, &fields)) {
+            return true;
         }
-        let object = self.object(line, &fields);
+        let object = self.object(node_uid, &fields);
         let parameters = PatchParams::apply("portolan-agent").force();
         match api.patch(&self.node, &parameters, &Patch::Apply(&object)).await {
-            Ok(_) => self.written = Some(fields),
-            Err(error) => tracing::warn!(node = self.node, %error, "cannot write the NodeStatus"),
+            Ok(_) => {
+                self.written = Some((node_uid.clone(), fields));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(node = self.node, %error, "cannot write the NodeStatus");
+                false
+            }
         }
     }
 
-    fn object(&self, line: &LineReport, fields: &NodeStatusFields) -> NodeStatus {
+    fn object(&self, node_uid: &Name, fields: &NodeStatusFields) -> NodeStatus {
         let mut object = NodeStatus::new(&self.node, Default::default());
-        object.metadata.owner_references = line.node_uid.as_ref().map(|uid| vec![owner(&self.node, uid)]);
+        object.metadata.owner_references = Some(vec![owner(&self.node, node_uid)]);
         object.status = Some(fields.clone());
         object
     }
@@ -176,7 +190,10 @@ impl Writer {
         let down: Vec<&str> =
             bgp.sessions.iter().filter(|s| s.state != SessionState::Established).map(|s| &*s.peer).collect();
         let error = line.error.clone().unwrap_or("waiting for the first complete lists".into());
-        let synced = if line.synced { (true, "Synced", String::new()) } else { (false, "NotSynced", error) };
+        let synced = match line.synced {
+            true => (true, "Synced", line.error.clone().unwrap_or_default()),
+            false => (false, "NotSynced", error),
+        };
         let degraded = match down.is_empty() {
             true => (false, "SessionsEstablished", String::new()),
             false => (true, "SessionsDown", format!("not established: {}", down.join(", "))),
@@ -201,7 +218,7 @@ impl Writer {
     /// With the time of the last transition, not of the last write.
     fn condition(&self, kind: &str, status: bool, reason: &str, message: String) -> Condition {
         let status = if status { "True" } else { "False" };
-        let before = self.written.iter().flat_map(|fields| &fields.conditions).find(|c| c.type_ == kind);
+        let before = self.written.iter().flat_map(|(_, fields)| &fields.conditions).find(|c| c.type_ == kind);
         let since =
             before.filter(|condition| condition.status == status).map(|c| c.last_transition_time.clone());
         Condition {

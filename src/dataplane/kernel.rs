@@ -1,9 +1,11 @@
 //! Our two tables in the kernel: observed, written, removed.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
 use portolan_model::Family;
-use portolan_nft::{Command, Dumped};
+use portolan_nft::{Command, Dumped, TableId};
 
 use super::nft::{CommitError, NftSocket};
 
@@ -52,15 +54,27 @@ impl Kernel {
         }
     }
 
-    /// Writes all that `dataplane` has left to write, and returns the number of transactions. After an error `dataplane` needs
-    /// an observation before it goes on; what was written stays.
+    /// Writes all that `dataplane` has left to write, and returns the number of transactions. A family that fails does not
+    /// keep the other from being written. After an error `dataplane` needs an observation before it goes on; what was
+    /// written stays.
     pub fn write(&mut self, dataplane: &mut Dataplane) -> anyhow::Result<usize> {
         let steps = dataplane.steps();
+        let mut failed: BTreeMap<TableId, anyhow::Error> = BTreeMap::new();
         for step in &steps {
-            self.apply(step).inspect_err(|_| dataplane.failed())?;
-            dataplane.applied(step);
+            // The steps of one table build on each other.
+            if failed.contains_key(&step.table()) {
+                continue;
+            }
+            match self.apply(step) {
+                Ok(()) => dataplane.applied(step),
+                Err(error) => drop(failed.insert(step.table(), error)),
+            }
         }
-        Ok(steps.len())
+        if failed.is_empty() {
+            return Ok(steps.len());
+        }
+        dataplane.failed();
+        Err(joined(failed.into_values()))
     }
 
     /// Removes both tables, and with them everything of ours in nf_tables.
@@ -83,4 +97,9 @@ impl Kernel {
         let dumped = self.socket.dump_table(&table).with_context(|| format!("read table {table}"))?;
         Ok(dumped.map(|(dumped, _)| dumped))
     }
+}
+
+/// Several errors as one sentence.
+pub fn joined(errors: impl Iterator<Item = anyhow::Error>) -> anyhow::Error {
+    anyhow::anyhow!("{}", errors.map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; "))
 }

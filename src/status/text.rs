@@ -1,7 +1,8 @@
 //! The report as people read it.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use portolan_api::{IPAddressPool, IPAllocation, NodeStatus, NodeStatusFields, Session, SessionState};
@@ -87,11 +88,9 @@ fn pool_row(pool: &IPAddressPool) -> Vec<String> {
 }
 
 fn vips(report: &Report) -> String {
-    let announcers = announcers(report);
     let mut table = Table::new(&["VIP", "SERVICE", "POOL", "PHASE", "ANNOUNCED BY"]);
     for allocation in &report.allocations {
-        let by = announcers.get(allocation.spec.address.as_str());
-        table.row(allocation_row(allocation, by.map(|nodes| nodes.join(",")).unwrap_or("nobody".into())));
+        table.row(allocation_row(allocation, announcers(report, &allocation.spec.address)));
     }
     table.render("VIPs")
 }
@@ -109,16 +108,21 @@ fn allocation_row(allocation: &IPAllocation, announced_by: String) -> Vec<String
     ]
 }
 
-/// Nodes by the address of the host routes that they announce.
-fn announcers(report: &Report) -> BTreeMap<String, Vec<String>> {
-    let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for node in &report.nodes {
-        for prefix in status(node).vips.unwrap_or_default().prefixes {
-            let address = prefix.split('/').next().unwrap_or_default().to_owned();
-            nodes.entry(address).or_default().push(node.name_any());
-        }
+/// Nodes that announce a prefix with the address in it.
+fn announcers(report: &Report, address: &str) -> String {
+    let Ok(address) = address.parse::<IpAddr>() else { return String::new() };
+    let covers = |prefix: &String| prefix.parse().is_ok_and(|prefix: IpNet| prefix.contains(&address));
+    let vips = |node: &NodeStatus| status(node).vips.unwrap_or_default();
+    let announces = |node: &&NodeStatus| vips(node).prefixes.iter().any(covers);
+    let nodes: Vec<String> = report.nodes.iter().filter(announces).map(ResourceExt::name_any).collect();
+    // A NodeStatus holds the first 64 prefixes only.
+    let is_cut = report.nodes.iter().any(|node| vips(node).truncated);
+    match (nodes.is_empty(), is_cut) {
+        (false, false) => nodes.join(","),
+        (false, true) => format!("{} and perhaps others", nodes.join(",")),
+        (true, false) => "nobody".into(),
+        (true, true) => "not among the first of any node".into(),
     }
-    nodes
 }
 
 fn withheld(report: &Report) -> String {
@@ -141,6 +145,10 @@ fn problems(report: &Report) -> String {
     for peer in &report.peers {
         let conditions = peer.status.clone().unwrap_or_default().conditions;
         add_problems(&mut table, format!("BGPPeer {}", peer.name_any()), &conditions);
+    }
+    for advertisement in &report.advertisements {
+        let conditions = advertisement.status.clone().unwrap_or_default().conditions;
+        add_problems(&mut table, format!("Advertisement {}", advertisement.name_any()), &conditions);
     }
     for pool in &report.pools {
         let conditions = pool.status.clone().unwrap_or_default().conditions;

@@ -56,6 +56,47 @@ fn status_says_why_an_address_is_withheld() {
 }
 
 #[test]
+fn crds_prints_what_the_api_server_has() {
+    test("crds", async |cluster| {
+        let text = portolan(&["crds"]).await?;
+        let file = cluster.lab.dir().join("crds.yaml");
+        std::fs::write(&file, &text)?;
+        let file = file.display().to_string();
+        let diff = cluster.lab.kubectl(&["diff", "--server-side", "--force-conflicts", "-f", &file]).await;
+        assert!(diff.is_ok_and(|difference| difference.is_empty()), "the chart installed the same");
+        Ok(())
+    });
+}
+
+#[test]
+fn plan_needs_no_cluster() {
+    test("plan", async |_| {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/first-service/cluster.yaml");
+        let text = portolan(&["plan", "-f", file, "--node", "n1"]).await?;
+        assert!(text.contains("192.0.2.10/32") && text.contains("table ip portolan {"), "{text}");
+        let error = portolan(&["plan", "-f", file, "--node", "n9"]).await.expect_err("no such node");
+        assert!(
+            format!("{error:#}").contains("there is no Node \"n9\": the file has n1, n2, n3"),
+            "{error:#}"
+        );
+        Ok(())
+    });
+}
+
+/// SIGTERM: the router is told, the kernel keeps its rules, and the agent that follows writes nothing.
+#[test]
+fn a60_an_agent_stops_in_order() {
+    test("a60-sigterm", async |cluster| {
+        let status = cluster.lab.product.lock().await.terminate("agent-n2").await?;
+        assert!(status.success(), "{status}");
+        cluster.sessions_of(&[1, 3]).await?;
+        let n2 = cluster.ns("n2")?;
+        assert!(n2.output(&["nft", "list", "tables"]).await?.contains("ip portolan"));
+        Ok(())
+    });
+}
+
+#[test]
 fn s74_cleanup_leaves_nothing_of_ours_in_the_kernel() {
     test("cleanup", async |cluster| {
         cluster.lab.product.lock().await.kill("agent-n3").await?;

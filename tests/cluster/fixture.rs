@@ -248,7 +248,7 @@ impl Cluster {
         Ok(self.external_ips(name).await?[0])
     }
 
-    /// Waits until every node's kernel sends the Service's first port to `count` endpoints or more: the agents followed.
+    /// Waits until the Service has exactly this many ready endpoints, and every node's kernel knows as many of its first port.
     pub async fn endpoints(&self, name: &str, count: usize) -> anyhow::Result<()> {
         let slices = self.api::<EndpointSlice>();
         let labelled = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
@@ -260,7 +260,27 @@ impl Cluster {
             let ready = all.items.iter().map(|s| s.endpoints.iter().filter(is_ready).count()).sum::<usize>();
             Ok(if ready == count { Ok(()) } else { Err(format!("{ready} are ready")) })
         })
-        .await
+        .await?;
+        self.programmed(name, count).await
+    }
+
+    /// Waits until every node's kernel balances the ClusterIP's first port over `count` endpoints.
+    async fn programmed(&self, name: &str, count: usize) -> anyhow::Result<()> {
+        let service = self.api::<Service>().get(name).await?;
+        let port = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).context("spec.ports")?[0].port;
+        let ip = cluster_ip(&service)?;
+        let key = format!("{ip} . tcp . {port} . ");
+        let family = if ip.is_ipv4() { "ip" } else { "ip6" };
+        for node in 1..=NODES {
+            let ns = self.ns(&format!("n{node}"))?;
+            wait_for(&format!("n{node} has {count} endpoints of {name}"), PATIENCE, async || {
+                let map = ns.output(&["nft", "list", "map", family, "portolan", "endpoints"]).await?;
+                let found = map.matches(&key).count();
+                Ok(if found == count { Ok(()) } else { Err(format!("{found}")) })
+            })
+            .await?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use kube::ResourceExt;
 use portolan_lab::topology::{CLIENT, node_address};
 use portolan_lab::{Answer, probe, wait_for};
 use serde_json::json;
@@ -47,10 +48,16 @@ fn s46_e7_e64_a_pod_reaches_itself_through_its_service() {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let to = at(cluster_ip(&service)?, 80);
-        answers(cluster, "n1", to).await?;
-        let pod = cluster.pods("web").await?.remove(0).metadata.name.unwrap_or_default();
-        let tally = probe::many(&cluster.lab.pod_ns(&cluster.namespace, &pod)?, to, 10).await;
+        let pod = cluster.pods("web").await?.remove(0);
+        let ns = cluster.lab.pod_ns(&cluster.namespace, &pod.name_any())?;
+        wait_for("the pod reaches itself", PATIENCE, async || {
+            Ok(probe::tcp_within(&ns, to, Duration::from_secs(1)).await.map_err(|error| format!("{error:#}")))
+        })
+        .await?;
+        let tally = probe::many(&ns, to, 10).await;
         assert_eq!(tally.answered, 10, "{tally:?}");
+        let own: IpAddr = pod.status.and_then(|status| status.pod_ip).unwrap_or_default().parse()?;
+        assert!(!tally.clients.contains_key(&own), "it sees its node and not itself: {:?}", tally.clients);
         Ok(())
     });
 }

@@ -2,6 +2,8 @@
 
 use anyhow::Context;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kube::api::Api;
 use portolan_lab::monitor::{Line, Monitor};
 use portolan_lab::probe::{Connection, Requests};
@@ -24,10 +26,13 @@ fn s74_kill_9_of_an_agent_stops_no_connection_and_its_restart_writes_nothing() {
         let mut open = Connection::open(&n1, at(ip, 80)).await?;
         open.ask().await?;
         let from_node = Requests::start(&n1, at(ip, 80), 50);
-        let pod = cluster.pods("web").await?.remove(0).metadata.name.unwrap_or_default();
+        let pods = cluster.pods("web").await?;
+        let on_n1 = |pod: &&Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some("n1");
+        let pod = pods.iter().find(on_n1).context("a pod on n1")?.name_any();
         let from_pod = Requests::start(&cluster.lab.pod_ns(&cluster.namespace, &pod)?, at(ip, 80), 50);
 
         let rules = Monitor::nftables(&n1).await?;
+        let routes = Monitor::routes(&n1).await?;
         cluster.lab.product.lock().await.kill("agent-n1").await?;
         // Clients outside go by the other nodes.
         cluster.routed_by(&vip.to_string(), &[2, 3]).await?;
@@ -38,8 +43,8 @@ fn s74_kill_9_of_an_agent_stops_no_connection_and_its_restart_writes_nothing() {
         cluster.lab.product.lock().await.start_agent("n1").await?;
         cluster.routed_by(&vip.to_string(), &[1, 2, 3]).await?;
         // It announces, so it has compared everything; it found nothing to write.
-        let written = rules.lines();
-        assert!(written.is_empty(), "the restart wrote {:?}", written);
+        let (rules, routes) = (rules.lines(), routes.lines());
+        assert!(rules.is_empty() && routes.is_empty(), "the restart wrote {rules:?} {routes:?}");
 
         open.ask().await.context("a connection that was open")?;
         for (who, requests) in [("node", from_node), ("pod", from_pod)] {
@@ -100,6 +105,9 @@ fn a56_s69_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
         cluster.lab.stop_apiserver().await?;
         let during = probe::many(&cluster.ns("client")?, at(vip, 80), 50).await;
         assert_eq!(during.answered, 50, "{during:?}");
+        assert!(rules.lines().is_empty(), "the outage changed the rules: {:?}", rules.lines());
+        let sessions = async || cluster.router().await.ask("show protocols").await;
+        let before = sessions().await?;
         cluster.lab.start_apiserver().await?;
         // The agents follow the cluster again.
         cluster.scale("web", 3).await?;
@@ -110,6 +118,7 @@ fn a56_s69_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
             Ok(if tally.pods.len() == 3 { Ok(()) } else { Err(format!("{:?}", tally.pods)) })
         })
         .await?;
+        assert_eq!(sessions().await?, before, "the sessions are the same, up since the same time");
         let tally = requests.stop().await?;
         assert!(tally.failures.is_empty() && tally.answered > 50, "{tally:?}");
         let text = vip.to_string();

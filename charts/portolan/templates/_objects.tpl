@@ -33,6 +33,7 @@
 {{- define "portolan.config" -}}
 {{- $bgp := dict }}
 {{- with .Values.bgp.asn }}{{ $_ := set $bgp "asn" . }}{{ end }}
+{{- with .Values.bgp.listen }}{{ $_ := set $bgp "listen" . }}{{ end }}
 {{- /* YAML reads a bare `off` as false. */}}
 {{- $routes := .Values.nodeRoutes | default "off" }}
 {{- dict "nodeRoutes" $routes "proxy" .Values.proxy "bgp" $bgp "classes" .Values.classes | toYaml }}

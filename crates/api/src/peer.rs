@@ -50,7 +50,7 @@ pub struct BGPPeerSpec {
     #[serde(default, rename = "myASN", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::asn")]
     pub my_asn: Option<u32>,
-    /// Never dial; wait for the router to.
+    /// Never dial; wait for the router to. The agents must listen: `bgp.listen` in their configuration.
     #[serde(default, skip_serializing_if = "is_false")]
     pub passive: bool,
     /// The local address of the session; the kernel's choice when not given.

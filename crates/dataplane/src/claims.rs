@@ -144,6 +144,12 @@ impl Claims {
         (claim.key == key).then(|| claim.forwarding(plan))?
     }
 
+    /// Whose claim that is.
+    pub fn winner_id(&self, key: Key) -> Option<&ServiceId> {
+        let (claim, _) = self.by_key.range(Claim { key, rank: None }..).next()?;
+        claim.rank.as_ref().filter(|_| claim.key == key).map(|rank| &rank.service)
+    }
+
     /// Every key with its winner, in order.
     pub fn winners(&self) -> impl Iterator<Item = (Key, &Forwarding)> {
         let mut last = None;

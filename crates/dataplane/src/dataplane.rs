@@ -119,6 +119,13 @@ impl Dataplane {
         keys.peek().is_some() && keys.all(|key| proxy.serves(key, &self.settings))
     }
 
+    /// Like [`serves`](Self::serves), and by the plan of this Service: another one may have the older claim.
+    pub fn serves_for(&self, id: &ServiceId, frontend: &Frontend) -> bool {
+        let proxy = self.proxy(frontend.family());
+        let mut keys = claims::keys(frontend, &self.settings.node_port_addresses);
+        self.serves(frontend) && keys.all(|key| proxy.claims.winner_id(key) == Some(id))
+    }
+
     /// One family's table as wanted, as a first writing would make it: endpoints in order, no history, and of pick chains
     /// only those that something leads to.
     pub fn desired(&self, family: Family) -> Table {

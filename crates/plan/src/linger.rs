@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portolan_model::{Address, Forwarding, Frontend, ServiceId, ServicePlan};
 
 /// Frontends that outlive the wish for them. Call [`plan`](Linger::plan) on each change of a Service's plan and program
-/// what it returns; when [`poll_timeout`](Linger::poll_timeout) has passed, plan the [`due`](Linger::due) Services again.
+/// what it returns besides the wanted plan, under a claim that gives way to every other; when
+/// [`poll_timeout`](Linger::poll_timeout) has passed, plan the [`due`](Linger::due) Services again.
 #[derive(Debug, Default)]
 pub struct Linger {
     kept: BTreeMap<ServiceId, BTreeMap<Frontend, Kept>>,
@@ -18,42 +20,50 @@ pub struct Linger {
 
 #[derive(Debug)]
 struct Kept {
-    forwarding: Forwarding,
+    /// The plan that had the frontend.
+    plan: Arc<ServicePlan>,
     until: Instant,
+}
+
+impl Kept {
+    fn forwarding(&self, frontend: &Frontend) -> Option<Forwarding> {
+        self.plan.frontends.get(frontend).cloned()
+    }
 }
 
 impl Linger {
     /// Two seconds: longer than a router on the same network takes to act on a withdrawal (A61).
     pub const HOLD: Duration = Duration::from_secs(2);
 
-    /// What to program for a Service now: `wanted`, and those frontends of `programmed` whose VIP `wanted` no longer has
-    /// at all and that is `announced`, or was when they went.
+    /// What lingers of a Service now: those frontends of `programmed` whose VIP `wanted` no longer has at all and that is
+    /// `announced`, or was when they went.
     pub fn plan(
         &mut self,
         id: &ServiceId,
-        programmed: Option<&ServicePlan>,
+        programmed: Option<&Arc<ServicePlan>>,
         wanted: Option<&ServicePlan>,
         announced: impl Fn(&IpAddr) -> bool,
         now: Instant,
     ) -> Option<ServicePlan> {
         let has_vip =
             |plan: &ServicePlan, address| plan.frontends.keys().any(|frontend| frontend.address == address);
+        let is_wanted = |address| wanted.is_some_and(|plan| has_vip(plan, address));
         let mut kept = self.kept.remove(id).unwrap_or_default();
-        for (frontend, forwarding) in programmed.iter().flat_map(|plan| &plan.frontends) {
+        for (frontend, plan) in
+            programmed.iter().flat_map(|plan| plan.frontends.keys().map(move |f| (f, plan)))
+        {
             let Address::Vip(ip) = frontend.address else { continue };
-            if !kept.contains_key(frontend) && announced(&ip) {
+            if !is_wanted(frontend.address) && announced(&ip) {
                 let until = now + Self::HOLD;
-                kept.insert(*frontend, Kept { forwarding: forwarding.clone(), until });
+                kept.entry(*frontend).or_insert_with(|| Kept { plan: Arc::clone(plan), until });
             }
         }
-        kept.retain(|frontend, entry| {
-            entry.until > now && wanted.is_none_or(|plan| !has_vip(plan, frontend.address))
-        });
-        let plan = merge(wanted, &kept, programmed);
+        kept.retain(|frontend, entry| entry.until > now && !is_wanted(frontend.address));
+        let lingering = as_plan(&kept);
         if !kept.is_empty() {
             self.kept.insert(id.clone(), kept);
         }
-        plan
+        lingering
     }
 
     /// The Services that have a frontend whose time is up.
@@ -68,22 +78,16 @@ impl Linger {
     }
 }
 
-fn merge(
-    wanted: Option<&ServicePlan>,
-    kept: &BTreeMap<Frontend, Kept>,
-    programmed: Option<&ServicePlan>,
-) -> Option<ServicePlan> {
-    if kept.is_empty() {
-        return wanted.cloned();
+/// The kept frontends with what belongs to them: their VIPs' other ports stay refused, their local pods masqueraded.
+fn as_plan(kept: &BTreeMap<Frontend, Kept>) -> Option<ServicePlan> {
+    let mut plan = ServicePlan::default();
+    for (frontend, entry) in kept {
+        plan.frontends.extend(entry.forwarding(frontend).map(|forwarding| (*frontend, forwarding)));
+        let is_kept = |vip: &&IpAddr| frontend.address == Address::Vip(**vip);
+        plan.vips.extend(entry.plan.vips.iter().filter(is_kept));
+        plan.hairpin.extend(&entry.plan.hairpin);
     }
-    let mut plan = wanted.cloned().unwrap_or_default();
-    plan.frontends.extend(kept.iter().map(|(frontend, entry)| (*frontend, entry.forwarding.clone())));
-    if let Some(programmed) = programmed {
-        let is_kept = |vip: &&IpAddr| kept.keys().any(|frontend| frontend.address == Address::Vip(**vip));
-        plan.vips.extend(programmed.vips.iter().filter(is_kept));
-        plan.hairpin.extend(&programmed.hairpin);
-    }
-    Some(plan)
+    (!plan.frontends.is_empty()).then_some(plan)
 }
 
 #[cfg(test)]
@@ -114,7 +118,7 @@ mod tests {
         let (id, mut linger) = (ServiceId::new("default", "web"), Linger::default());
         #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
         let start = Instant::now();
-        let old = plan(&["10.96.0.1", "192.0.2.1"]);
+        let old = Arc::new(plan(&["10.96.0.1", "192.0.2.1"]));
         let announced = |ip: &IpAddr| ip.to_string() == "192.0.2.1";
 
         let kept = linger.plan(&id, Some(&old), None, announced, start);
@@ -125,12 +129,12 @@ mod tests {
 
         // Withdrawn meanwhile, and planned again for another reason: the deadline does not move.
         let later = start + Linger::HOLD / 2;
-        let kept = linger.plan(&id, kept.as_ref(), None, |_| false, later);
-        assert_eq!(addresses(kept.as_ref()), ["192.0.2.1:80/tcp"]);
+        assert_eq!(linger.plan(&id, None, None, |_| false, later), kept);
+        assert_eq!(linger.poll_timeout(), Some(start + Linger::HOLD));
 
         let end = start + Linger::HOLD;
-        assert_eq!(linger.due(end), std::slice::from_ref(&id));
-        assert_eq!(linger.plan(&id, kept.as_ref(), None, |_| false, end), None);
+        assert_eq!(linger.due(end), [id.clone()]);
+        assert_eq!(linger.plan(&id, None, None, |_| false, end), None);
         assert_eq!(linger.poll_timeout(), None);
     }
 
@@ -139,10 +143,24 @@ mod tests {
         let (id, mut linger) = (ServiceId::new("default", "web"), Linger::default());
         #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
         let start = Instant::now();
-        let old = plan(&["192.0.2.1"]);
-        let kept = linger.plan(&id, Some(&old), None, |_| true, start);
-        let again = linger.plan(&id, kept.as_ref(), Some(&old), |_| true, start);
-        assert_eq!(again.as_ref(), Some(&old));
+        let old = Arc::new(plan(&["192.0.2.1"]));
+        assert!(linger.plan(&id, Some(&old), None, |_| true, start).is_some());
+        assert_eq!(linger.plan(&id, None, Some(&old), |_| true, start), None);
         assert_eq!(linger.poll_timeout(), None);
+    }
+
+    /// A port that goes while its VIP stays goes at once: routers go on sending for the others anyway.
+    #[test]
+    fn a61_a_port_of_a_vip_that_stays_does_not_linger() {
+        let (id, mut linger) = (ServiceId::new("default", "web"), Linger::default());
+        #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
+        let start = Instant::now();
+        let mut old = plan(&["192.0.2.1"]);
+        let other = Frontend { port: 443, ..frontend("192.0.2.1") };
+        old.frontends.insert(other, old.frontends[&frontend("192.0.2.1")].clone());
+        assert_eq!(
+            linger.plan(&id, Some(&Arc::new(old)), Some(&plan(&["192.0.2.1"])), |_| true, start),
+            None
+        );
     }
 }
