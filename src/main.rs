@@ -10,12 +10,24 @@ use portolan::cli::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.log_json);
+    if !matches!(cli.command, Command::Agent(_) | Command::Controller(_)) {
+        end_with_the_reader();
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("portolan: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `portolan status | head` ends quietly, as every command-line program does; a daemon must not die of a closed pipe.
+fn end_with_the_reader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default disposition runs no code of ours.
+    if let Err(error) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
+        tracing::warn!(%error, "SIGPIPE stays ignored");
     }
 }
 

@@ -264,10 +264,12 @@ impl Cluster {
         self.programmed(name, count).await
     }
 
-    /// Waits until every node's kernel balances the ClusterIP's first port over `count` endpoints.
+    /// Waits until every node's kernel balances the ClusterIP's first port over its family's share of `count` endpoints.
     async fn programmed(&self, name: &str, count: usize) -> anyhow::Result<()> {
         let service = self.api::<Service>().get(name).await?;
-        let port = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).context("spec.ports")?[0].port;
+        let spec = service.spec.as_ref().context("spec")?;
+        let port = spec.ports.as_ref().context("spec.ports")?[0].port;
+        let count = count / spec.ip_families.as_ref().map_or(1, Vec::len);
         let ip = cluster_ip(&service)?;
         let key = format!("{ip} . tcp . {port} . ");
         let family = if ip.is_ipv4() { "ip" } else { "ip6" };
