@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(linger.poll_timeout(), Some(start + Linger::HOLD));
 
         let end = start + Linger::HOLD;
-        assert_eq!(linger.due(end), [id.clone()]);
+        assert_eq!(linger.due(end), std::slice::from_ref(&id));
         assert_eq!(linger.plan(&id, None, None, |_| false, end), None);
         assert_eq!(linger.poll_timeout(), None);
     }
