@@ -26,6 +26,7 @@ mod line;
 mod meter;
 mod node_routes;
 mod report;
+mod sentry;
 
 pub use announcer::Announcer;
 use line::{Line, Outlets};

@@ -33,7 +33,7 @@ pub enum Command {
     /// Print the CustomResourceDefinitions.
     Crds,
     /// Remove everything Portolan made in this node's kernel: its nftables tables and its routes.
-    Cleanup,
+    Cleanup(Cleanup),
 }
 
 /// How to reach the API server.
@@ -57,6 +57,14 @@ pub struct Agent {
     /// Serve /healthz and /readyz here.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub http: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct Cleanup {
+    /// Remove what a kube-proxy left instead, in any mode: its tables, its chains in iptables' tables, its IPVS interface.
+    /// Nothing of Portolan's is touched, so an agent may run; a kube-proxy must not.
+    #[arg(long)]
+    pub kube_proxy: bool,
 }
 
 #[derive(Debug, Args)]

@@ -45,6 +45,8 @@ pub struct Proxy {
     /// Serve `spec.externalIPs` (S25).
     #[serde(rename = "externalIPs")]
     pub external_ips: bool,
+    /// Remove what a kube-proxy left, once our own rules serve (S74).
+    pub take_over: bool,
     pub conntrack: Conntrack,
     /// /healthz and /livez as of kube-proxy (S58); empty = nowhere.
     #[serde(deserialize_with = "healthz_address")]
@@ -142,6 +144,7 @@ impl Default for Proxy {
             cluster_cidrs: Vec::new(),
             masquerade_all: false,
             external_ips: true,
+            take_over: true,
             conntrack: Conntrack::default(),
             healthz_bind_address: Some(([0, 0, 0, 0], HEALTHZ_PORT).into()),
             metrics_bind_address: Some(([127, 0, 0, 1], METRICS_PORT).into()),

@@ -5,6 +5,22 @@ pub mod conntrack;
 pub mod kernel;
 pub mod nft;
 pub mod routes;
+pub mod take_over;
+pub mod watchtower;
+
+/// `portolan cleanup --kube-proxy`: removes what a kube-proxy of any mode left, and nothing of ours (S74). Does all it can, and
+/// fails if anything is left.
+pub async fn cleanup_kube_proxy() -> anyhow::Result<()> {
+    let mut outcome = take_over::remove();
+    match take_over::remove_ipvs().await {
+        Ok(removed) => outcome.removed.extend(removed),
+        Err(error) => outcome.failed.push(error),
+    }
+    outcome.removed.iter().for_each(|what| tracing::info!(what, "removed of kube-proxy"));
+    let failed: Vec<String> = outcome.failed.iter().map(|error| format!("{error:#}")).collect();
+    anyhow::ensure!(failed.is_empty(), "of kube-proxy could not be removed: {}", failed.join("; "));
+    Ok(())
+}
 
 /// `portolan cleanup`: removes everything of ours from the kernel of this network namespace.
 pub async fn cleanup() -> anyhow::Result<()> {

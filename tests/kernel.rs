@@ -4,6 +4,7 @@
 //! - `transactions`: all or nothing, and which command was refused
 //! - `conntrack`: entries are read as the kernel has them, and deleted one by one
 //! - `routes`: ours come, change and go; others stay
+//! - `take_over`: a kube-proxy's leftovers go; others stay
 
 #[path = "kernel/conntrack.rs"]
 mod conntrack;
@@ -13,5 +14,7 @@ mod namespace;
 mod routes;
 #[path = "kernel/ruleset.rs"]
 mod ruleset;
+#[path = "kernel/take_over.rs"]
+mod take_over;
 #[path = "kernel/transactions.rs"]
 mod transactions;

@@ -22,6 +22,7 @@ use super::announcer::{self, Announcer};
 use super::meter::Meter;
 use super::node_routes::NodeRoutes;
 use super::report::LineReport;
+use super::sentry::Sentry;
 use crate::config::Config;
 use crate::config::NodeRoutes as Routing;
 use crate::dataplane::conntrack::{self, Conntrack};
@@ -47,6 +48,7 @@ pub struct Line {
     flows: Flows,
     /// Services whose endpoints may have changed since `flows` saw them.
     unseen: BTreeSet<ServiceId>,
+    sentry: Sentry,
     node_routes: NodeRoutes,
     announcer: Announcer,
     view: NodeView,
@@ -65,6 +67,8 @@ pub struct Line {
     addresses_changed: bool,
     /// `dataplane` knows what the kernel holds.
     is_observed: bool,
+    /// It does not, for somebody else changed that.
+    is_repair: bool,
     /// Problems of the node's sessions.
     of_peers: Vec<Problem>,
     reported: BTreeSet<Problem>,
@@ -120,6 +124,7 @@ impl Line {
             conntrack: Conntrack::open()?,
             flows: Flows::new(config.proxy.conntrack.cut_vanished_tcp),
             unseen: BTreeSet::new(),
+            sentry: Sentry::open(config.proxy.take_over).context("nf_tables monitor")?,
             node_routes: NodeRoutes::open().await?,
             announcer: Announcer::new(node.into(), config.bgp.asn, classes),
             config,
@@ -132,6 +137,7 @@ impl Line {
             is_new: true,
             addresses_changed: true,
             is_observed: false,
+            is_repair: false,
             of_peers: Vec::new(),
             reported: BTreeSet::new(),
             intent,
@@ -152,7 +158,13 @@ impl Line {
             tokio::select! {
                 count = changes.recv_many(&mut batch, BATCH) => anyhow::ensure!(count > 0, "the watchers ended"),
                 changed = self.node_routes.changed() => { changed?; self.addresses_changed = true; }
+                seen = self.sentry.changed() => {
+                    self.sentry.heed(seen.context("nf_tables monitor")?, Instant::now());
+                }
                 () = sleep_until(wake) => {}
+            }
+            if self.sentry.is_repair_due(Instant::now()) {
+                (self.is_observed, self.is_repair) = (false, true);
             }
             for change in batch.drain(..) {
                 self.meter.came(&change);
@@ -166,10 +178,8 @@ impl Line {
 
     /// When the line has something to do although nothing changed.
     fn wake(&self) -> Option<Instant> {
-        [self.linger.poll_timeout(), self.trouble.as_ref().map(|trouble| trouble.retry_at)]
-            .into_iter()
-            .flatten()
-            .min()
+        let retry_at = self.trouble.as_ref().map(|trouble| trouble.retry_at);
+        [self.linger.poll_timeout(), retry_at, self.sentry.wake()].into_iter().flatten().min()
     }
 
     /// From a snapshot to kernel and speaker. It announces twice: first what is no longer to be served is withdrawn, then,
@@ -335,10 +345,15 @@ impl Line {
             self.dataplane.observed(&self.kernel.observe()?);
             self.is_observed = true;
         }
-        let written = self.kernel.write(&mut self.dataplane);
+        let written = self.sentry.write(&mut self.kernel, &mut self.dataplane);
         self.is_observed = written.is_ok();
-        self.meter.wrote(written?);
+        let written = written?;
+        self.meter.wrote(written);
+        if std::mem::take(&mut self.is_repair) && written > 0 {
+            tracing::warn!(transactions = written, "somebody changed our nftables tables: they are repaired");
+        }
         self.take_pending();
+        self.sentry.take_over();
         Ok(())
     }
 

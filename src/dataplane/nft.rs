@@ -135,6 +135,14 @@ impl NftSocket {
         Ok(dumped.elements.remove(&set).unwrap_or_default())
     }
 
+    pub fn has_table(&mut self, table: &TableId) -> io::Result<bool> {
+        match self.ask(table, &Request::Table, |_, _, _| {}) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Changes with every transaction of anyone in this network namespace.
     pub fn generation(&mut self) -> io::Result<u32> {
         let table = TableId::new(portolan_nft::TableFamily::Ip, "");
@@ -144,9 +152,8 @@ impl NftSocket {
     }
 
     fn read_table(&mut self, table: &TableId) -> Result<Option<Dumped>, DumpError> {
-        match self.ask(table, &Request::Table, |_, _, _| {}) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
+        if !self.has_table(table)? {
+            return Ok(None);
         }
         let mut dumped = Dumped::default();
         for request in [Request::Chains, Request::Rules, Request::Sets] {

@@ -8,6 +8,7 @@
 //! - `scaling`: requests without pause while endpoints come and go.
 //! - `restarts`: agents, controllers and the API server die and return.
 //! - `health`: what load balancers ask a node.
+//! - `take_over`: the real kube-proxy before and after us; foreign changes to our tables.
 //! - `routers`: the same with FRR in BIRD's place.
 //! - `bad_input`: one clear sentence, and nothing else lost.
 //! - `commands`: status, cleanup, crds as an operator runs them.
@@ -22,4 +23,5 @@ mod restarts;
 mod routers;
 mod scaling;
 mod services;
+mod take_over;
 mod udp;

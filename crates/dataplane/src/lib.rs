@@ -22,6 +22,7 @@ mod layout;
 mod observe;
 mod proxy;
 mod step;
+pub mod take_over;
 mod target;
 
 pub use dataplane::{Dataplane, KernelState, render};

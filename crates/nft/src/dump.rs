@@ -52,6 +52,32 @@ pub fn generation(kind: u8, attributes: &[u8]) -> Option<u32> {
     (kind == msg::NEWGEN).then(|| Attributes(attributes).u32(1)).flatten()
 }
 
+/// What a message of nf_tables' monitor group speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject<'a> {
+    pub table: &'a str,
+    /// Of a chain or a rule.
+    pub chain: Option<&'a str>,
+    /// It was made or changed, not deleted.
+    pub added: bool,
+}
+
+impl<'a> Subject<'a> {
+    /// None: not about an object in a table.
+    pub fn read(kind: u8, attributes: &'a [u8]) -> Option<Subject<'a>> {
+        let a = Attributes(attributes);
+        let chain = match kind {
+            msg::NEWCHAIN | msg::DELCHAIN => a.text(3),
+            msg::NEWRULE | msg::DELRULE => a.text(2),
+            msg::NEWGEN => return None,
+            _ => None,
+        };
+        let added =
+            matches!(kind, msg::NEWTABLE | msg::NEWCHAIN | msg::NEWRULE | msg::NEWSET | msg::NEWSETELEM);
+        Some(Subject { table: a.text(1)?, chain, added })
+    }
+}
+
 /// The kernel sent something that cannot be read: `what` says which part of which object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a dump of nf_tables holds {what}")]

@@ -30,7 +30,7 @@ mod wire;
 pub use batch::Batch;
 pub use bytes::{Atom, Bytes, KeyType};
 pub use command::Command;
-pub use dump::{Malformed, Request, generation};
+pub use dump::{Malformed, Request, Subject, generation};
 pub use element::{Element, Extra, Range, Value, Verdict};
 pub use expr::{CmpOp, CtKey, Expr, MetaKey, PayloadBase, Reg};
 pub use netlink::{Content, Message, messages};

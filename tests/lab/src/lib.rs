@@ -16,6 +16,7 @@ pub mod binaries;
 pub mod control_plane;
 pub mod demo;
 pub mod held;
+pub mod kube_proxy;
 pub mod kubelet;
 pub mod lab;
 pub mod monitor;

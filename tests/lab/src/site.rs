@@ -70,6 +70,11 @@ impl Site {
         (1..=self.nodes).map(|number| format!("n{number}")).collect()
     }
 
+    /// A program of Kubernetes' own, built with kubectl.
+    pub fn kubernetes_binary(&self, name: &str) -> PathBuf {
+        self.kubectl.with_file_name(name)
+    }
+
     /// `client`, `router`, `cp`, `n1`, …
     pub fn ns(&self, name: &str) -> anyhow::Result<Namespace> {
         Namespace::open(&format!("{}-{name}", self.prefix))

@@ -1,0 +1,105 @@
+//! Who else writes to nf_tables: our tables are repaired at once (S65), a kube-proxy's leftovers are removed once ours serve, and
+//! one that comes back is named and not fought (S74).
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use portolan_dataplane::Dataplane;
+
+use crate::dataplane::kernel::Kernel;
+use crate::dataplane::take_over;
+use crate::dataplane::watchtower::{Seen, Watchtower};
+
+/// From one repair to the next: somebody who keeps changing our tables costs one observation in this time.
+const BETWEEN_REPAIRS: Duration = Duration::from_secs(1);
+
+pub struct Sentry {
+    tower: Watchtower,
+    /// Leftovers of a kube-proxy are still to be removed.
+    take_over: bool,
+    /// A kube-proxy that runs was named.
+    is_warned: bool,
+    /// When our tables are to be compared again.
+    repair_at: Option<Instant>,
+    repaired_at: Option<Instant>,
+}
+
+impl Sentry {
+    pub fn open(take_over: bool) -> io::Result<Sentry> {
+        let tower = Watchtower::open()?;
+        Ok(Sentry { tower, take_over, is_warned: false, repair_at: None, repaired_at: None })
+    }
+
+    /// When there is something to do although nothing happened.
+    pub fn wake(&self) -> Option<Instant> {
+        self.repair_at
+    }
+
+    /// Waits for changes that others make; hand them to [`Sentry::heed`].
+    pub async fn changed(&mut self) -> io::Result<Seen> {
+        self.tower.changed().await
+    }
+
+    pub fn heed(&mut self, seen: Seen, now: Instant) {
+        if seen.ours && self.repair_at.is_none() {
+            let pause_ends = self.repaired_at.map_or(now, |at| at + BETWEEN_REPAIRS);
+            self.repair_at = Some(now.max(pause_ends));
+        }
+        // Before the take-over it may well run.
+        if seen.kube_proxy && !self.take_over && !self.is_warned {
+            tracing::warn!("a kube-proxy runs on this node and writes its own rules beside ours: stop it");
+            self.is_warned = true;
+        }
+    }
+
+    /// Whether our tables must be read again now.
+    pub fn is_repair_due(&mut self, now: Instant) -> bool {
+        let is_due = self.repair_at.is_some_and(|at| at <= now);
+        if is_due {
+            (self.repair_at, self.repaired_at) = (None, Some(now));
+        }
+        is_due
+    }
+
+    /// Writes what is left to write, and returns the number of transactions.
+    pub fn write(&mut self, kernel: &mut Kernel, dataplane: &mut Dataplane) -> anyhow::Result<usize> {
+        self.tower.shut()?;
+        let before = kernel.generation()?;
+        let written = kernel.write(dataplane);
+        // First the ears, then the count: what comes after the count is heard.
+        self.tower.listen()?;
+        let written = written?;
+        if kernel.generation()?.wrapping_sub(before) != written as u32 {
+            self.heed(Seen { ours: true, kube_proxy: false }, Instant::now());
+        }
+        Ok(written)
+    }
+
+    /// To be called while our rules serve everything: from then on connections that stand do not depend on the old ones.
+    pub fn take_over(&mut self) {
+        if !std::mem::take(&mut self.take_over) {
+            return;
+        }
+        let outcome = take_over::remove();
+        outcome.removed.iter().for_each(|what| tracing::info!(what, "took over from kube-proxy: removed"));
+        for error in outcome.failed {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                error,
+                "of kube-proxy could not be removed; `portolan cleanup --kube-proxy` tries again"
+            );
+        }
+        if let Some(what) = take_over::ipvs() {
+            tracing::warn!(
+                what,
+                "kube-proxy's IPVS mode was here; old connections may run through what it left, and \
+                 `portolan cleanup --kube-proxy` removes that"
+            );
+        }
+        // What is queued was written before.
+        match self.tower.drain() {
+            Ok(seen) => self.heed(Seen { kube_proxy: false, ..seen }, Instant::now()),
+            Err(error) => tracing::error!(%error, "nf_tables monitor"),
+        }
+    }
+}
