@@ -5,7 +5,7 @@
 //!                       └──────────LineReport──────────────> report ──> NodeStatus <───┘
 //! ```
 //!
-//! Each task owns one thing; a `watch` channel carries the latest value and nothing points back up.
+//! `reload` hands the Line a changed configuration. Each task owns one thing; a `watch` channel carries the latest value and nothing points back up.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use portolan_index::{Index, Kind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, Sources};
+use crate::dataplane::conntrack;
 use crate::events::Events;
 use crate::health::{self, Health};
 use crate::metrics::{self, Metrics};
@@ -25,6 +26,7 @@ mod announcer;
 mod line;
 mod meter;
 mod node_routes;
+mod reload;
 mod report;
 mod sentry;
 
@@ -36,10 +38,16 @@ use line::{Line, Outlets};
 /// Fails when the kernel, the configuration or the kubeconfig cannot be used; a cluster that cannot be reached is
 /// waited for.
 pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
-    let config = match &arguments.config {
-        Some(path) => Config::read(path)?,
-        None => Config::default(),
-    };
+    let sources = Sources { own: arguments.config.clone(), kube_proxy: arguments.kube_proxy_config.clone() };
+    let given = sources.read()?;
+    given.notes.iter().for_each(|note| tracing::warn!("KubeProxyConfiguration: {note}"));
+    if arguments.init_only {
+        return init(&given.config);
+    }
+    let node_name = arguments.node_name.or(given.node_name);
+    let node_name =
+        node_name.context("--node-name, or hostnameOverride in a KubeProxyConfiguration, is needed")?;
+    check_forwarding();
     let client = kubernetes::client(arguments.api.kubeconfig.as_deref()).await?;
     let (ready_tx, ready) = watch::channel(Some("waiting for the first complete lists"));
     if let Some(address) = arguments.http {
@@ -50,27 +58,29 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let (status_tx, status) = watch::channel(Arc::new(SpeakerStatus::default()));
     let (report_tx, line_report) = watch::channel(report::LineReport::default());
     let (health_tx, health) = watch::channel(Health::default());
-    let events = Events::start(client.clone(), "portolan-agent", &arguments.node_name);
+    let events = Events::start(client.clone(), "portolan-agent", &node_name);
     let metrics = Arc::new(Metrics::new());
-    let reporter = || health::Reporter::new(&arguments.node_name, events.clone(), health.clone());
-    if let Some(address) = config.proxy.healthz_bind_address {
+    let reporter = || health::Reporter::new(&node_name, events.clone(), health.clone());
+    if let Some(address) = given.config.proxy.healthz_bind_address {
         tokio::spawn(health::serve_node(address, health.clone(), metrics.clone(), reporter()));
     }
-    if let Some(address) = config.proxy.metrics_bind_address {
+    if let Some(address) = given.config.proxy.metrics_bind_address {
         tokio::spawn(metrics::server::serve(address, metrics.clone(), status.clone(), reporter()));
     }
     tokio::spawn(health::serve_ports(health, events));
     let index = Index::new(&Kind::ALL);
-    let listen = config.bgp.listen.clone();
+    let listen = given.config.bgp.listen.clone();
     let outlets =
         Outlets { intent: intent_tx.clone(), report: report_tx, ready: ready_tx, health: health_tx, metrics };
-    let line = Line::new(&arguments.node_name, config, index, outlets).await?;
+    let (config_tx, config) = watch::channel(given.config);
+    let line = Line::new(&node_name, config, index, outlets).await?;
 
     let changes = kubernetes::start(&client, &Kind::ALL);
     let mut speaker = tokio::spawn(async move { speaker::run(intent, &listen, status_tx).await });
-    let mut report = tokio::spawn(report::run(client, arguments.node_name.clone(), line_report, status));
+    let mut report = tokio::spawn(report::run(client, node_name.clone(), line_report, status));
+    tokio::spawn(reload::run(sources, config_tx));
 
-    tracing::info!(node = arguments.node_name, version = env!("CARGO_PKG_VERSION"), "the agent runs");
+    tracing::info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "the agent runs");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = line.run(changes) => ended.context("the agent's line ended")?,
@@ -82,4 +92,24 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     tracing::info!("stopping: the sessions are closed, the kernel keeps its rules");
     intent_tx.send_modify(|intent| Arc::make_mut(intent).shutdown = Some("portolan agent stops".into()));
     speaker.await.context("the BGP speaker ended")?
+}
+
+/// `--init-only`: what needs more rights than the agent has in its daily work, which is NET_ADMIN (S75).
+fn init(config: &Config) -> anyhow::Result<()> {
+    let failed = conntrack::tune(&(&config.proxy.conntrack).into());
+    anyhow::ensure!(failed == 0, "{failed} settings of connection tracking could not be written, see above");
+    tracing::info!("the node is prepared");
+    Ok(())
+}
+
+/// Nothing is forwarded to pods without (S78). A warning and no more: a node may have pods of one family only.
+fn check_forwarding() {
+    for file in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+        if std::fs::read_to_string(file).is_ok_and(|value| value.trim() == "0") {
+            tracing::warn!(
+                file,
+                "this node does not forward packets: clients elsewhere cannot reach pods by it"
+            );
+        }
+    }
 }

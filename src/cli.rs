@@ -46,14 +46,20 @@ pub struct Api {
 
 #[derive(Debug, Args)]
 pub struct Agent {
-    /// This node's name, as its Node object has it.
+    /// This node's name, as its Node object has it; without it `hostnameOverride` of the KubeProxyConfiguration.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
-    pub node_name: String,
+    pub node_name: Option<String>,
     #[command(flatten)]
     pub api: Api,
     /// Configuration file (the chart's ConfigMap, key config.yaml).
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1) to take settings from, as it is; --config lies over it.
+    #[arg(long, value_name = "FILE")]
+    pub kube_proxy_config: Option<PathBuf>,
+    /// Write the kernel settings that need a privileged container, then exit; fails if one cannot be written.
+    #[arg(long)]
+    pub init_only: bool,
     /// Serve /healthz and /readyz here.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub http: Option<SocketAddr>,

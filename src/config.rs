@@ -1,7 +1,7 @@
 //! The configuration file of the agent and the controller: what the chart renders into its ConfigMap.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -9,11 +9,13 @@ use ipnet::IpNet;
 use portolan_conntrack::sysctl::Tuning;
 use serde::{Deserialize, Deserializer, de};
 
+pub mod kube_proxy;
+
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 
 /// `config.yaml`. Unknown fields are errors, so that a typing mistake is named and not ignored.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
     /// How routes to other nodes' podCIDRs come about.
@@ -33,15 +35,19 @@ pub enum NodeRoutes {
     Api,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Proxy {
     pub mode: Mode,
     /// The cluster's pod ranges: how pods are told from outside clients (S48). Empty = no detection.
     #[serde(rename = "clusterCIDRs")]
     pub cluster_cidrs: Vec<IpNet>,
+    /// How pods are told from outside clients.
+    pub detect_local_mode: DetectLocalMode,
     /// Masquerade every connection to a ClusterIP (S16).
     pub masquerade_all: bool,
+    /// Which bit of the packet mark says "masquerade" between our chains (S47): 0 to 31.
+    pub masquerade_bit: MasqueradeBit,
     /// Serve `spec.externalIPs` (S25).
     #[serde(rename = "externalIPs")]
     pub external_ips: bool,
@@ -57,7 +63,7 @@ pub struct Proxy {
 }
 
 /// As `conntrack` in a KubeProxyConfiguration, with its defaults; durations as `1h30m` (S55).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Conntrack {
     pub max_per_core: u32,
@@ -129,6 +135,43 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     parsed.try_into().map_err(|_| de::Error::custom(format!("{text} is negative")))
 }
 
+/// S48. Both know pods by their addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum DetectLocalMode {
+    /// Those of `clusterCIDRs`.
+    #[default]
+    #[serde(rename = "ClusterCIDR")]
+    ClusterCidr,
+    /// Those of the podCIDRs of this node: only its own pods are pods.
+    #[serde(rename = "NodeCIDR")]
+    NodeCidr,
+}
+
+/// Below 32, which is checked where it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u8")]
+pub struct MasqueradeBit(u8);
+
+impl MasqueradeBit {
+    pub fn mark(self) -> u32 {
+        1 << self.0
+    }
+}
+
+impl Default for MasqueradeBit {
+    fn default() -> Self {
+        MasqueradeBit(14)
+    }
+}
+
+impl TryFrom<u8> for MasqueradeBit {
+    type Error = String;
+
+    fn try_from(bit: u8) -> Result<Self, String> {
+        if bit < 32 { Ok(MasqueradeBit(bit)) } else { Err(format!("masqueradeBit {bit} is not below 32")) }
+    }
+}
+
 /// What the agent programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -142,7 +185,9 @@ impl Default for Proxy {
         Proxy {
             mode: Mode::Nftables,
             cluster_cidrs: Vec::new(),
+            detect_local_mode: DetectLocalMode::default(),
             masquerade_all: false,
+            masquerade_bit: MasqueradeBit::default(),
             external_ips: true,
             take_over: true,
             conntrack: Conntrack::default(),
@@ -152,7 +197,7 @@ impl Default for Proxy {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Bgp {
     /// Our AS number, where a BGPPeer gives no `myASN`.
@@ -162,7 +207,7 @@ pub struct Bgp {
 }
 
 /// Which `spec.loadBalancerClass` values are ours (A1).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Classes {
     pub own: String,
@@ -181,10 +226,60 @@ impl Default for Classes {
 impl Config {
     /// Reads a YAML file; an error names the file and the field.
     pub fn read(path: &Path) -> anyhow::Result<Config> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("config file {}", path.display()))?;
-        serde_saphyr::from_str(&text).with_context(|| format!("config file {}", path.display()))
+        serde_saphyr::from_str(&text_of(path)?).with_context(|| format!("config file {}", path.display()))
     }
+
+    /// `text` is a file of ours; what it does not say comes from `under`, which has the same shape.
+    pub fn over(under: serde_json::Value, text: &str) -> anyhow::Result<Config> {
+        let own =
+            if text.trim().is_empty() { serde_json::Value::Null } else { serde_saphyr::from_str(text)? };
+        Ok(serde_json::from_value(kube_proxy::lay(under, own))?)
+    }
+}
+
+/// Where an agent's configuration is read from, at its start and again when a file changes.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Our own file.
+    pub own: Option<PathBuf>,
+    /// A KubeProxyConfiguration, which our own file lies over (S70).
+    pub kube_proxy: Option<PathBuf>,
+}
+
+/// What the [`Sources`] say.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    pub config: Config,
+    /// `hostnameOverride` of a KubeProxyConfiguration.
+    pub node_name: Option<String>,
+    /// To be logged: fields of a KubeProxyConfiguration that are unknown or have no meaning here.
+    pub notes: Vec<String>,
+}
+
+impl Sources {
+    pub fn read(&self) -> anyhow::Result<Given> {
+        let Some(path) = &self.kube_proxy else {
+            let config = self.own.as_deref().map_or_else(|| Ok(Config::default()), Config::read)?;
+            return Ok(Given { config, ..Given::default() });
+        };
+        let named = || format!("KubeProxyConfiguration {}", path.display());
+        let file = kube_proxy::translate(&text_of(path)?).with_context(named)?;
+        let own = self.own.as_deref().map_or_else(|| Ok(String::new()), text_of)?;
+        let config = Config::over(file.config, &own).with_context(|| match &self.own {
+            Some(own) => format!("config file {} over {}", own.display(), named()),
+            None => named(),
+        })?;
+        Ok(Given { config, node_name: file.node_name, notes: file.notes })
+    }
+
+    /// The files' bytes: what a change is noticed by.
+    pub fn texts(&self) -> anyhow::Result<Vec<String>> {
+        self.own.iter().chain(&self.kube_proxy).map(|path| text_of(path)).collect()
+    }
+}
+
+fn text_of(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("config file {}", path.display()))
 }
 
 impl From<&Classes> for portolan_plan::Classes {

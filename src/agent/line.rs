@@ -23,8 +23,8 @@ use super::meter::Meter;
 use super::node_routes::NodeRoutes;
 use super::report::LineReport;
 use super::sentry::Sentry;
-use crate::config::Config;
 use crate::config::NodeRoutes as Routing;
+use crate::config::{Config, DetectLocalMode};
 use crate::dataplane::conntrack::{self, Conntrack};
 use crate::dataplane::kernel::{Kernel, joined};
 use crate::health::Health;
@@ -40,6 +40,7 @@ const RETRY_LONGEST: Duration = Duration::from_secs(30);
 pub struct Line {
     node: Name,
     config: Config,
+    changed_config: watch::Receiver<Config>,
     index: Index,
     linger: Linger,
     dataplane: Dataplane,
@@ -111,8 +112,14 @@ struct Touched {
 
 impl Line {
     /// Opens the kernel; fails when that cannot be done (no root, no nf_tables).
-    pub async fn new(node: &str, config: Config, index: Index, outlets: Outlets) -> anyhow::Result<Line> {
+    pub async fn new(
+        node: &str,
+        mut changed_config: watch::Receiver<Config>,
+        index: Index,
+        outlets: Outlets,
+    ) -> anyhow::Result<Line> {
         let Outlets { intent, report, ready, health, metrics } = outlets;
+        let config = changed_config.borrow_and_update().clone();
         let classes = Classes::from(&config.classes);
         conntrack::tune(&(&config.proxy.conntrack).into());
         Ok(Line {
@@ -128,6 +135,7 @@ impl Line {
             node_routes: NodeRoutes::open().await?,
             announcer: Announcer::new(node.into(), config.bgp.asn, classes),
             config,
+            changed_config,
             view: NodeView::default(),
             programmed: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -161,6 +169,11 @@ impl Line {
                 seen = self.sentry.changed() => {
                     self.sentry.heed(seen.context("nf_tables monitor")?, Instant::now());
                 }
+                // The sender goes when the agent does.
+                Ok(()) = self.changed_config.changed() => {
+                    self.reconfigure();
+                    touched = Touched { cluster: true, all: true, addresses: true, ..touched };
+                }
                 () = sleep_until(wake) => {}
             }
             if self.sentry.is_repair_due(Instant::now()) {
@@ -174,6 +187,14 @@ impl Line {
                 self.turn(&snapshot, touched, Instant::now()).await;
             }
         }
+    }
+
+    /// Takes over a changed configuration; what follows from it is for the next turn (S72).
+    fn reconfigure(&mut self) {
+        self.config = self.changed_config.borrow_and_update().clone();
+        conntrack::tune(&(&self.config.proxy.conntrack).into());
+        let classes = Classes::from(&self.config.classes);
+        self.announcer = Announcer::new(self.node.clone(), self.config.bgp.asn, classes);
     }
 
     /// When the line has something to do although nothing changed.
@@ -242,7 +263,8 @@ impl Line {
         // `primary`, the default of nodePortAddresses (S20).
         let node_port_addresses = node.iter().flat_map(|node| &node.internal_ips).copied().collect();
         let cluster_cidrs = view.cluster_cidrs.clone();
-        self.dataplane.set_settings(Settings { cluster_cidrs, node_port_addresses, ..Settings::default() });
+        let mark = self.config.proxy.masquerade_bit.mark();
+        self.dataplane.set_settings(Settings { cluster_cidrs, node_port_addresses, mark });
         let changed = view != self.view;
         self.view = view;
         changed
@@ -258,7 +280,11 @@ impl Line {
                 .copied()
                 .chain(self.node_routes.addresses())
                 .collect(),
-            cluster_cidrs: self.config.proxy.cluster_cidrs.clone(),
+            cluster_cidrs: match self.config.proxy.detect_local_mode {
+                DetectLocalMode::ClusterCidr => self.config.proxy.cluster_cidrs.clone(),
+                // A node that has none yet has no pods yet (S49).
+                DetectLocalMode::NodeCidr => node.iter().flat_map(|node| &node.pod_cidrs).copied().collect(),
+            },
             masquerade_all: self.config.proxy.masquerade_all,
             external_ips: self.config.proxy.external_ips,
         }

@@ -51,9 +51,11 @@ fn s74_leftovers_of_every_mode_go_and_s80_foreign_rules_stay() {
             &["--noflush"],
             "*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n",
         );
-        let table =
-            "table ip kube-proxy { chain nat-prerouting { type nat hook prerouting priority -100\n} }";
-        run_with_input("nft", &["-f", "-"], &format!("{table}\n{}", table.replace("table ip", "table ip6")));
+        for family in ["ip", "ip6"] {
+            run("nft", &["add", "table", family, "kube-proxy"]);
+            let hook = "{ type nat hook prerouting priority -100; }";
+            run("nft", &["add", "chain", family, "kube-proxy", "nat-prerouting", hook]);
+        }
         run("nft", &["add", "table", "ip", "portolan"]);
 
         let outcome = take_over::remove();
