@@ -71,14 +71,15 @@ fn s74_leftovers_of_every_mode_go_and_s80_foreign_rules_stay() {
             ]
         );
         let left = run("iptables-nft-save", &[]);
-        let rules: Vec<&str> = left.lines().filter(|line| line.starts_with("-A")).collect();
+        let mut rules: Vec<&str> = left.lines().filter(|line| line.starts_with("-A")).collect();
+        rules.sort_unstable();
         assert_eq!(
             rules,
             [
-                "-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
                 "-A CNI-HOSTPORT-DNAT -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.244.1.2:80",
                 "-A INPUT -j KUBE-FIREWALL",
                 "-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP",
+                "-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
             ]
         );
         assert!(run("nft", &["list", "tables"]).contains("table ip portolan"));
