@@ -172,7 +172,7 @@ impl Line {
                 // The sender goes when the agent does.
                 Ok(()) = self.changed_config.changed() => {
                     self.reconfigure();
-                    touched = Touched { cluster: true, all: true, addresses: true, ..touched };
+                    (touched.cluster, touched.all, self.addresses_changed) = (true, true, true);
                 }
                 () = sleep_until(wake) => {}
             }

@@ -53,8 +53,10 @@ fn hand_on(given: Given, config: &watch::Sender<Config>) {
 
 /// Those that changed and are only read at the start.
 fn restart_fields(old: &Config, new: &Config) -> Vec<&'static str> {
+    let listen = old.bgp.listen != new.bgp.listen;
     let (old, new) = (&old.proxy, &new.proxy);
     let fields = [
+        ("bgp.listen", listen),
         ("proxy.mode", old.mode != new.mode),
         ("proxy.healthzBindAddress", old.healthz_bind_address != new.healthz_bind_address),
         ("proxy.metricsBindAddress", old.metrics_bind_address != new.metrics_bind_address),
