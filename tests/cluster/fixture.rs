@@ -268,10 +268,11 @@ impl Cluster {
     async fn programmed(&self, name: &str, count: usize) -> anyhow::Result<()> {
         let service = self.api::<Service>().get(name).await?;
         let spec = service.spec.as_ref().context("spec")?;
-        let port = spec.ports.as_ref().context("spec.ports")?[0].port;
+        let port = &spec.ports.as_ref().context("spec.ports")?[0];
+        let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
         let count = count / spec.ip_families.as_ref().map_or(1, Vec::len);
         let ip = cluster_ip(&service)?;
-        let key = format!("{ip} . tcp . {port} . ");
+        let key = format!("{ip} . {protocol} . {} . ", port.port);
         let family = if ip.is_ipv4() { "ip" } else { "ip6" };
         for node in 1..=NODES {
             let ns = self.ns(&format!("n{node}"))?;

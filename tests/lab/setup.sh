@@ -3,7 +3,7 @@
 # runs its own, in namespaces.
 set -euo pipefail
 
-packages=(etcd-server bird2 frr nftables conntrack iproute2 iptables tcpdump kmod procps ca-certificates make gcc libc6-dev)
+packages=(etcd-server bird2 frr nftables conntrack iproute2 iptables tcpdump curl kmod procps ca-certificates make gcc libc6-dev)
 daemons=(etcd bird frr)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
