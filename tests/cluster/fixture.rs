@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
+use portolan_lab::kubelet::DRAIN_ANNOTATION;
 use portolan_lab::netns::Namespace;
 use portolan_lab::topology::node_address;
 use portolan_lab::{Lab, Router, testing, wait_for};
@@ -143,6 +144,17 @@ impl Cluster {
 
     /// A Deployment `name` of `replicas` pods, on one node where `node` names it; returns when all are ready.
     pub async fn deploy(&self, name: &str, replicas: u8, node: Option<u8>) -> anyhow::Result<()> {
+        self.deploy_draining(name, replicas, node, Duration::from_secs(2)).await
+    }
+
+    /// The same, of pods that serve for this long after their deletion.
+    pub async fn deploy_draining(
+        &self,
+        name: &str,
+        replicas: u8,
+        node: Option<u8>,
+        drain: Duration,
+    ) -> anyhow::Result<()> {
         let selector = node.map(|node| json!({ "kubernetes.io/hostname": format!("n{node}") }));
         // One pod to a node as far as it goes, so that every node has its share.
         let spread = json!([{
@@ -155,7 +167,10 @@ impl Cluster {
                 "replicas": replicas,
                 "selector": { "matchLabels": { "app": name } },
                 "template": {
-                    "metadata": { "labels": { "app": name } },
+                    "metadata": {
+                        "labels": { "app": name },
+                        "annotations": { DRAIN_ANNOTATION: drain.as_millis().to_string() },
+                    },
                     "spec": {
                         "nodeSelector": selector,
                         "topologySpreadConstraints": spread,
