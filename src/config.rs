@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ipnet::IpNet;
 use portolan_conntrack::sysctl::Tuning;
+use portolan_plan::node_ports::Selector;
 use serde::{Deserialize, Deserializer, de};
 
 pub mod kube_proxy;
@@ -48,6 +49,9 @@ pub struct Proxy {
     pub masquerade_all: bool,
     /// Which bit of the packet mark says "masquerade" between our chains (S47): 0 to 31.
     pub masquerade_bit: MasqueradeBit,
+    /// Which of the node's addresses answer node ports: CIDRs, `primary`, `localhost`, `all` (S20). Empty = `primary`.
+    #[serde(deserialize_with = "selectors")]
+    pub node_port_addresses: Vec<Selector>,
     /// Serve `spec.externalIPs` (S25).
     #[serde(rename = "externalIPs")]
     pub external_ips: bool,
@@ -129,6 +133,11 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D, port: u16) -> Result<Opti
     }
 }
 
+fn selectors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Selector>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let parsed = text.parse::<jiff::SignedDuration>().map_err(de::Error::custom)?;
@@ -188,6 +197,7 @@ impl Default for Proxy {
             detect_local_mode: DetectLocalMode::default(),
             masquerade_all: false,
             masquerade_bit: MasqueradeBit::default(),
+            node_port_addresses: vec![Selector::Primary],
             external_ips: true,
             take_over: true,
             conntrack: Conntrack::default(),
@@ -307,6 +317,18 @@ mod tests {
         check("127.0.0.1", Some("127.0.0.1:10256"));
         check("[::]:10300", Some("[::]:10300"));
         assert_eq!(Config::default().proxy.healthz_bind_address, Some(([0, 0, 0, 0], 10256).into()));
+    }
+
+    #[test]
+    fn s20_node_port_addresses() {
+        let read = |list: &str| {
+            let text = format!("proxy: {{ nodePortAddresses: {list} }}");
+            serde_saphyr::from_str::<Config>(&text).map(|config| config.proxy.node_port_addresses)
+        };
+        let net = Selector::Within("10.1.0.0/16".parse().unwrap());
+        assert_eq!(read("[10.1.0.0/16, localhost]").unwrap(), [net, Selector::Localhost]);
+        assert!(read("[eth0]").unwrap_err().to_string().contains("primary, localhost, all"));
+        assert_eq!(Proxy::default().node_port_addresses, [Selector::Primary]);
     }
 
     #[test]

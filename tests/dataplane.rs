@@ -562,6 +562,31 @@ fn a_restart_writes_nothing_and_cleanup_leaves_nothing() {
     });
 }
 
+#[test]
+fn s18_s20_s21_addresses_follow_the_settings() {
+    on_site("s18_s20_s21_addresses_follow_the_settings", async |site| {
+        let node_port =
+            Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Tcp, port: 30080 };
+        let balance = balance(Masquerade::Always, &PODS[..1]);
+        let (mut kernel, mut dataplane) =
+            serve(site, plan([(vip("10.96.0.1"), same(balance.clone())), (node_port, same(balance))]));
+        answered_by(&site.client, at(NODE, 30080)).await?;
+        refused(probe::tcp(&site.client, at("10.244.1.5", 30080)).await);
+        let mut other = settings();
+        other.service_cidrs = vec!["10.96.0.0/16".parse()?];
+        other.node_port_addresses = ["10.244.1.5".parse()?].into();
+        dataplane.set_settings(other);
+        kernel.write(&mut dataplane)?;
+        answered_by(&site.client, at("10.96.0.1", 80)).await?;
+        refused(probe::tcp(&site.client, at("10.96.0.1", 81)).await); // S17
+        silent(probe::tcp(&site.client, at("10.96.0.2", 80)).await);
+        silent(probe::tcp(&site.node, at("10.96.0.2", 80)).await);
+        refused(probe::tcp(&site.client, at(NODE, 30080)).await);
+        answered_by(&site.client, at("10.244.1.5", 30080)).await?;
+        Ok(())
+    });
+}
+
 /// nftables.md, bars: connections lost or refused while one service changes its endpoints without pause: 0.
 #[test]
 fn s50_flapping_endpoints_lose_no_connection() {

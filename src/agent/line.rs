@@ -15,7 +15,7 @@ use portolan_model::{Frontend, Name, Node, Problem, ServiceId, ServicePlan, Snap
 use portolan_plan::flows::Flows;
 use portolan_plan::health::Ports;
 use portolan_plan::linger::Linger;
-use portolan_plan::{Classes, NodeView, peers, routes, service};
+use portolan_plan::{Classes, NodeView, node_ports, peers, routes, service};
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::{self, Announcer};
@@ -53,6 +53,8 @@ pub struct Line {
     node_routes: NodeRoutes,
     announcer: Announcer,
     view: NodeView,
+    /// Service addresses that this node has on an interface, by Service (S21).
+    own_vips: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
     /// What the kernel runs of each Service.
     programmed: BTreeMap<ServiceId, Arc<ServicePlan>>,
     /// What it should run instead, while it does not yet.
@@ -137,6 +139,7 @@ impl Line {
             config,
             changed_config,
             view: NodeView::default(),
+            own_vips: BTreeMap::new(),
             programmed: BTreeMap::new(),
             pending: BTreeMap::new(),
             announced: Arc::default(),
@@ -260,14 +263,35 @@ impl Line {
     fn see_node(&mut self, snapshot: &Snapshot) -> bool {
         let node = snapshot.nodes.get(&self.node);
         let view = self.view_of(node.map(|node| &**node));
-        // `primary`, the default of nodePortAddresses (S20).
-        let node_port_addresses = node.iter().flat_map(|node| &node.internal_ips).copied().collect();
-        let cluster_cidrs = view.cluster_cidrs.clone();
-        let mark = self.config.proxy.masquerade_bit.mark();
-        self.dataplane.set_settings(Settings { cluster_cidrs, node_port_addresses, mark });
         let changed = view != self.view;
         self.view = view;
+        self.settle(snapshot);
         changed
+    }
+
+    /// What the rules depend on besides Services.
+    fn settle(&mut self, snapshot: &Snapshot) {
+        let primary = snapshot.nodes.get(&self.node).map_or(&[][..], |node| &node.internal_ips);
+        let vips = self.own_vips.values().flatten().copied().collect();
+        let selectors = &self.config.proxy.node_port_addresses;
+        let cidrs = snapshot.service_cidrs.values();
+        self.dataplane.set_settings(Settings {
+            cluster_cidrs: self.view.cluster_cidrs.clone(),
+            node_port_addresses: node_ports::addresses(selectors, primary, &self.view.addresses, &vips),
+            service_cidrs: cidrs.flat_map(|object| &object.cidrs).copied().collect(),
+            mark: self.config.proxy.masquerade_bit.mark(),
+        });
+    }
+
+    /// Takes note of a plan's addresses that are on this node's interfaces; says whether that changed.
+    fn see_vips(&mut self, id: &ServiceId, plan: Option<&ServicePlan>) -> bool {
+        let vips = plan.into_iter().flat_map(ServicePlan::addresses);
+        let own: BTreeSet<IpAddr> = vips.filter(|ip| self.view.addresses.contains(ip)).collect();
+        let before = match own.is_empty() {
+            true => self.own_vips.remove(id),
+            false => self.own_vips.insert(id.clone(), own.clone()),
+        };
+        before.unwrap_or_default() != own
     }
 
     fn view_of(&self, node: Option<&Node>) -> NodeView {
@@ -322,9 +346,11 @@ impl Line {
         announced: &[Prefix],
         now: Instant,
     ) {
+        let mut moved = false;
         for id in services {
             let service = snapshot.services.get(id);
             let wanted = service.map(|service| Arc::new(service::plan(service, &self.view)));
+            moved |= self.see_vips(id, wanted.as_deref());
             let programmed = self.programmed.get(id);
             let is_announced = |ip: &IpAddr| announcer::attracts(announced, ip);
             let lingering = self.linger.plan(id, programmed, wanted.as_deref(), is_announced, now);
@@ -336,6 +362,9 @@ impl Line {
                 self.dataplane.set_service(id, created, wanted.clone());
                 self.pending.insert(id.clone(), wanted);
             }
+        }
+        if moved {
+            self.settle(snapshot);
         }
     }
 

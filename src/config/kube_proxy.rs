@@ -50,7 +50,7 @@ const FIELDS: &[(&str, Fate)] = &[
     ("conntrack.tcpBeLiberal", Ours("proxy.conntrack.tcpBeLiberal")),
     ("conntrack.udpTimeout", Ours("proxy.conntrack.udpTimeout")),
     ("conntrack.udpStreamTimeout", Ours("proxy.conntrack.udpStreamTimeout")),
-    ("nodePortAddresses", Unused("node ports answer on the Node's internal addresses")),
+    ("nodePortAddresses", Ours("proxy.nodePortAddresses")),
     ("detectLocal", Unused("only detectLocalMode ClusterCIDR and NodeCIDR are known here")),
     ("bindAddress", Unused("the node's addresses are those of its Node object")),
     ("bindAddressHardFail", Unused("the agent's own addresses are given by flags")),

@@ -1,13 +1,14 @@
 //! One node of the file, as text in a fixed order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use portolan_bgp::{PeerConfig, Route};
 use portolan_dataplane::{Dataplane, Settings};
 use portolan_model::{Family, Name, Problem, ServiceId, ServicePlan};
-use portolan_plan::{NodeView, advertise, routes, service};
+use portolan_plan::{NodeView, advertise, node_ports, routes, service};
 
 use super::Offline;
 use crate::agent::Announcer;
@@ -113,7 +114,15 @@ fn view(cluster: &Offline, name: &Name) -> NodeView {
 
 fn settings(cluster: &Offline, name: &Name) -> Settings {
     let view = view(cluster, name);
-    Settings { cluster_cidrs: view.cluster_cidrs, node_port_addresses: view.addresses, ..Settings::default() }
+    let primary: Vec<IpAddr> = view.addresses.iter().copied().collect();
+    let selectors = &cluster.config.proxy.node_port_addresses;
+    let cidrs = cluster.snapshot.service_cidrs.values();
+    Settings {
+        cluster_cidrs: view.cluster_cidrs,
+        node_port_addresses: node_ports::addresses(selectors, &primary, &view.addresses, &BTreeSet::new()),
+        service_cidrs: cidrs.flat_map(|object| &object.cidrs).copied().collect(),
+        mark: cluster.config.proxy.masquerade_bit.mark(),
+    }
 }
 
 fn heading(name: &str, peer: &PeerConfig) -> String {

@@ -77,26 +77,37 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// The node's addresses that answer node ports (S20), of both families.
     pub node_port_addresses: BTreeSet<IpAddr>,
+    /// The cluster's ranges of ClusterIPs: what of them is nobody's goes nowhere (S18).
+    pub service_cidrs: Vec<IpNet>,
     /// The bit that says "masquerade" between our chains (S47).
     pub mark: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { cluster_cidrs: Vec::new(), node_port_addresses: BTreeSet::new(), mark: 0x4000 }
+        Settings {
+            cluster_cidrs: Vec::new(),
+            node_port_addresses: BTreeSet::new(),
+            service_cidrs: Vec::new(),
+            mark: 0x4000,
+        }
     }
 }
 
 impl Settings {
-    /// Sorted and without overlaps, so that the order of configuration files changes nothing.
     pub(crate) fn pods(&self, family: Family) -> Vec<IpNet> {
-        let own = self.cluster_cidrs.iter().filter(|net| Family::of(&net.addr()) == family);
-        IpNet::aggregate(&own.map(IpNet::trunc).collect())
+        of_family(&self.cluster_cidrs, family)
     }
 
     pub(crate) fn detector(&self, family: Family) -> bool {
         self.cluster_cidrs.iter().any(|net| Family::of(&net.addr()) == family)
     }
+}
+
+/// Sorted and without overlaps, so that the order in which they were given changes nothing.
+fn of_family(nets: &[IpNet], family: Family) -> Vec<IpNet> {
+    let own = nets.iter().filter(|net| Family::of(&net.addr()) == family);
+    IpNet::aggregate(&own.map(IpNet::trunc).collect())
 }
 
 pub fn table_id(family: Family) -> TableId {
@@ -232,11 +243,7 @@ impl Rules<'_> {
                 rule([Statement::Vmap { key: frontend(), map: CLUSTER_SERVICES.into() }]),
                 rule([is_port(CLUSTER_PORTS), goto(CLUSTER_RACED)]),
             ],
-            SERVICES => vec![
-                rule([Statement::Vmap { key: frontend(), map: SERVICES.into() }]),
-                rule([is_vip(), goto(RACED)]),
-                rule([is_port(HOST_PORTS), goto(RACED)]),
-            ],
+            SERVICES => self.services(),
             RACED => vec![
                 rule([jump(MARK_NONPODS)]),
                 retry([dnat(Side::Outside, 1)]),
@@ -251,6 +258,19 @@ impl Rules<'_> {
             REFUSE => vec![rule([Statement::Reject])],
             _ => Vec::new(),
         }
+    }
+
+    fn services(&self) -> Vec<Rule> {
+        let unallocated = of_family(&self.settings.service_cidrs, self.family);
+        let drop = unallocated
+            .iter()
+            .map(|net| rule([in_prefix(Field::Daddr, net), Statement::Verdict(Verdict::Drop)])); // S18
+        let known = [
+            rule([Statement::Vmap { key: frontend(), map: SERVICES.into() }]),
+            rule([is_vip(), goto(RACED)]),
+            rule([is_port(HOST_PORTS), goto(RACED)]),
+        ];
+        known.into_iter().chain(drop).collect()
     }
 
     fn prerouting(&self) -> Vec<Rule> {
@@ -296,12 +316,7 @@ impl Rules<'_> {
 
     /// One match for each of the cluster's pod ranges.
     fn pod_sources(&self) -> impl Iterator<Item = Statement> {
-        self.settings.pods(self.family).into_iter().map(|net| Statement::InPrefix {
-            field: Field::Saddr,
-            address: net.addr(),
-            length: net.prefix_len(),
-            negate: false,
-        })
+        self.settings.pods(self.family).into_iter().map(|net| in_prefix(Field::Saddr, &net))
     }
 }
 
@@ -327,6 +342,10 @@ fn recall() -> Statement {
     let mut key = frontend();
     key.insert(0, Field::Saddr);
     Statement::Dnat { key, map: AFFINITY.into() }
+}
+
+fn in_prefix(field: Field, net: &IpNet) -> Statement {
+    Statement::InPrefix { field, address: net.addr(), length: net.prefix_len(), negate: false }
 }
 
 fn is_vip() -> Statement {

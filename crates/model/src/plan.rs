@@ -103,3 +103,13 @@ pub struct ServicePlan {
     /// This node's own backends: a pod that reaches itself through the Service is masqueraded (S46).
     pub hairpin: std::collections::BTreeSet<IpAddr>,
 }
+
+impl ServicePlan {
+    /// The service addresses of its frontends, each as often as it has ports.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.frontends.keys().filter_map(|frontend| match frontend.address {
+            Address::Vip(ip) => Some(ip),
+            Address::NodePort(_) => None,
+        })
+    }
+}

@@ -7,6 +7,7 @@
 //!   Peers + Node       ──> peers::selected ────> sessions to hold
 //!   Service + what runs ──> flows::Flows ──────> Stale              tracked connections to delete
 //!   Service + NodeView ──> health::Ports ──────> what each healthCheckNodePort answers
+//!   nodePortAddresses  ──> node_ports::addresses ─> addresses that answer node ports
 //!   Nodes              ──> routes::to_nodes ───> podCIDR routes
 //!   Snapshot + Supply  ──> allocate::services ──> Decisions          what the leader writes
 //! ```
@@ -21,6 +22,7 @@ pub mod endpoints;
 pub mod flows;
 pub mod health;
 pub mod linger;
+pub mod node_ports;
 pub mod peers;
 mod ranges;
 pub mod routes;

@@ -88,6 +88,9 @@ pub fn settings(u: &mut Unstructured) -> Result<Settings> {
         let nodes = u.int_in_range(0..=2)?;
         settings.node_port_addresses.extend((1..=nodes).map(|host| ip(family, NODE, host)));
     }
+    if u.arbitrary()? {
+        settings.service_cidrs.push(ipnet::IpNet::new(ip(Family::Ipv4, VIP, 0), 30).unwrap());
+    }
     if u.ratio(1, 8)? {
         settings.mark = 0x8000;
     }

@@ -121,6 +121,37 @@ fn s17_other_ports_of_a_vip_are_refused() {
 }
 
 #[test]
+fn s18_what_nobody_has_of_a_service_cidr_is_dropped() {
+    let service_cidrs = ["10.96.0.0/16", "10.97.0.0/20", "fd00:10:96::/112"];
+    let ranges =
+        Settings { service_cidrs: service_cidrs.map(|cidr| cidr.parse().unwrap()).into(), ..settings() };
+    let action = balance(Masquerade::NonPods, &["10.244.1.5:8080"]);
+    let mut dataplane = dataplane(ranges.clone(), [plan(vip(VIP, 80), same(action))]);
+    check(
+        &dataplane,
+        &[
+            (POD, "10.96.0.1:80", "10.244.1.5:8080"),
+            (POD, "10.96.0.1:81", "Reject"), // S17
+            (POD, "10.96.0.99:80", "Drop"),
+            (CLIENT, "10.97.15.255:80", "Drop"),
+            (NODE, "10.97.0.1:80", "Drop"),
+            (CLIENT, "10.97.16.1:80", "Pass"),
+            ("2001:db8::7", "[fd00:10:96::99]:80", "Drop"),
+            ("2001:db8::7", "[fd00:10:97::99]:80", "Pass"),
+        ],
+    );
+    // ranges come and go at run time, by one rule chain written anew
+    let mut kernel = Kernel::default();
+    dataplane.observed(&kernel.observe());
+    kernel.write(&mut dataplane, |_, _| {});
+    let before = kernel.transactions;
+    dataplane.set_settings(Settings { service_cidrs: Vec::new(), ..ranges });
+    kernel.write(&mut dataplane, |_, _| {});
+    assert_eq!(kernel.transactions, before + 2, "one for each family");
+    check(&dataplane, &[(POD, "10.96.0.99:80", "Pass"), (POD, "10.96.0.1:81", "Reject")]);
+}
+
+#[test]
 fn s28_a_vip_that_is_the_nodes_own_address_leaves_its_other_ports_alone() {
     let action = balance(Masquerade::Always, &["10.244.1.5:8080"]);
     let dataplane = dataplane(settings(), [plan(vip(NODE, 80), same(action))]);
