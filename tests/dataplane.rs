@@ -184,7 +184,7 @@ fn id() -> ServiceId {
 }
 
 async fn answered_by(ns: &Namespace, to: SocketAddr) -> anyhow::Result<(Vec<String>, Vec<IpAddr>)> {
-    let Tally { pods, clients, failures, .. } = probe::many(ns, to, 24).await;
+    let Tally { pods, clients, failures, .. } = probe::many(ns, to, 60).await;
     anyhow::ensure!(failures.is_empty(), "{} -> {to}: {failures:?}", ns.name());
     Ok((pods.into_keys().collect(), clients.into_keys().collect()))
 }
