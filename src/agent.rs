@@ -47,8 +47,8 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let node_name = arguments.node_name.or(given.node_name);
     let node_name =
         node_name.context("--node-name, or hostnameOverride in a KubeProxyConfiguration, is needed")?;
-    check_forwarding();
     let client = kubernetes::client(arguments.api.kubeconfig.as_deref()).await?;
+    check_forwarding();
     let (ready_tx, ready) = watch::channel(Some("waiting for the first complete lists"));
     if let Some(address) = arguments.http {
         http::serve(address, ready).await?;
