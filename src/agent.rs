@@ -23,14 +23,19 @@ use crate::speaker::{self, Intent, SpeakerStatus};
 use crate::{cli, http, watch as kubernetes};
 
 mod announcer;
+mod connections;
+mod here;
 mod line;
 mod meter;
 mod node_routes;
+mod programmer;
 mod reload;
 mod report;
 mod sentry;
+mod tables;
 
 pub use announcer::Announcer;
+pub use here::Here;
 use line::{Line, Outlets};
 
 /// Runs until SIGTERM or SIGINT. The kernel keeps its rules and routes when the agent ends.

@@ -1,17 +1,16 @@
 //! One node of the file, as text in a fixed order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use portolan_bgp::{PeerConfig, Route};
-use portolan_dataplane::{Dataplane, Settings};
+use portolan_dataplane::Dataplane;
 use portolan_model::{Family, Name, Problem, ServiceId, ServicePlan};
-use portolan_plan::{NodeView, advertise, node_ports, routes, service};
+use portolan_plan::{advertise, routes, service};
 
 use super::Offline;
-use crate::agent::Announcer;
+use crate::agent::{Announcer, Here};
 use crate::config::NodeRoutes;
 use crate::speaker::Intent;
 use crate::trace::Rules;
@@ -19,6 +18,7 @@ use crate::trace::Rules;
 pub struct Node<'a> {
     cluster: &'a Offline,
     name: &'a Name,
+    here: Here,
     plans: BTreeMap<ServiceId, Arc<ServicePlan>>,
     announcer: Announcer,
     problems: Vec<Problem>,
@@ -26,10 +26,11 @@ pub struct Node<'a> {
 
 impl<'a> Node<'a> {
     pub fn new(cluster: &'a Offline, name: &'a Name) -> Node<'a> {
-        let view = view(cluster, name);
+        let mut here = Here::new(name.clone());
+        here.see(&cluster.snapshot, &cluster.config, []);
         let services = cluster.snapshot.services.iter();
         let plans: BTreeMap<ServiceId, Arc<ServicePlan>> =
-            services.map(|(id, wanted)| (id.clone(), Arc::new(service::plan(wanted, &view)))).collect();
+            services.map(|(id, wanted)| (id.clone(), Arc::new(service::plan(wanted, &here.view)))).collect();
         let mut announcer =
             Announcer::new(name.clone(), cluster.config.bgp.asn, (&cluster.config.classes).into());
         let of_peers = announcer.configure(&cluster.snapshot);
@@ -37,7 +38,7 @@ impl<'a> Node<'a> {
             announcer.announce(&cluster.snapshot, id, Some(plan));
         }
         let problems = of_peers.into_iter().chain(advertise::problems(&cluster.snapshot)).collect();
-        Node { cluster, name, plans, announcer, problems }
+        Node { cluster, name, here, plans, announcer, problems }
     }
 
     /// Addresses, and what is wrong.
@@ -59,12 +60,12 @@ impl<'a> Node<'a> {
             node: self.name.to_string(),
             table: self.dataplane().desired(family),
             unread: Vec::new(),
-            addresses: view(self.cluster, self.name).addresses,
+            addresses: self.here.view.addresses.clone(),
         }
     }
 
     fn dataplane(&self) -> Dataplane {
-        let mut dataplane = Dataplane::new(settings(self.cluster, self.name));
+        let mut dataplane = Dataplane::new(self.here.settings(&self.cluster.snapshot, &self.cluster.config));
         for (id, plan) in &self.plans {
             let created = self.cluster.snapshot.services.get(id).map_or(i64::MAX, |service| service.created);
             dataplane.set_service(id, created, Some(plan.clone()));
@@ -97,31 +98,6 @@ impl<'a> Node<'a> {
                 routes.iter().map(|(cidr, via)| format!("{cidr} via {via}")).collect()
             }
         }
-    }
-}
-
-fn view(cluster: &Offline, name: &Name) -> NodeView {
-    let node = cluster.snapshot.nodes.get(name);
-    NodeView {
-        node: name.clone(),
-        zone: node.and_then(|node| node.zone.clone()),
-        addresses: node.iter().flat_map(|node| &node.internal_ips).copied().collect(),
-        cluster_cidrs: cluster.config.proxy.cluster_cidrs.clone(),
-        masquerade_all: cluster.config.proxy.masquerade_all,
-        external_ips: cluster.config.proxy.external_ips,
-    }
-}
-
-fn settings(cluster: &Offline, name: &Name) -> Settings {
-    let view = view(cluster, name);
-    let primary: Vec<IpAddr> = view.addresses.iter().copied().collect();
-    let selectors = &cluster.config.proxy.node_port_addresses;
-    let cidrs = cluster.snapshot.service_cidrs.values();
-    Settings {
-        cluster_cidrs: view.cluster_cidrs,
-        node_port_addresses: node_ports::addresses(selectors, &primary, &view.addresses, &BTreeSet::new()),
-        service_cidrs: cidrs.flat_map(|object| &object.cidrs).copied().collect(),
-        mark: cluster.config.proxy.masquerade_bit.mark(),
     }
 }
 

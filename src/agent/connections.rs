@@ -1,0 +1,54 @@
+//! Tracked connections that new rules do not reach (S51–S53), deleted once the kernel has those rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use portolan_model::{Family, ServiceId, Snapshot};
+use portolan_plan::flows::Flows;
+
+use super::tables::Tables;
+use crate::dataplane::conntrack::{Cleaned, Conntrack};
+
+pub struct Connections {
+    conntrack: Conntrack,
+    flows: Flows,
+    /// Services whose endpoints may have changed since `flows` saw them.
+    unseen: BTreeSet<ServiceId>,
+}
+
+impl Connections {
+    /// `cut_vanished_tcp`: those of TCP as well (S53).
+    pub fn open(cut_vanished_tcp: bool) -> anyhow::Result<Connections> {
+        let flows = Flows::new(cut_vanished_tcp);
+        Ok(Connections { conntrack: Conntrack::open()?, flows, unseen: BTreeSet::new() })
+    }
+
+    /// These Services may have other endpoints now.
+    pub fn touch(&mut self, services: &BTreeSet<ServiceId>) {
+        self.unseen.extend(services.iter().cloned());
+    }
+
+    /// To be called when the kernel has what `tables` wants; says what was deleted.
+    pub fn clean(
+        &mut self,
+        snapshot: &Snapshot,
+        tables: &Tables,
+    ) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
+        for id in std::mem::take(&mut self.unseen) {
+            let service = snapshot.services.get(&id).map(|service| &**service);
+            self.flows.set(&id, tables.programmed(&id), service);
+        }
+        self.delete(&tables.settings().node_port_addresses)
+    }
+
+    fn delete(&mut self, node_ports: &BTreeSet<IpAddr>) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
+        let stale = self.flows.stale();
+        if stale.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let cleaned = self.conntrack.clean(&stale, node_ports)?;
+        self.flows.cleaned();
+        tracing::debug!(?cleaned, "tracked connections that led nowhere are deleted");
+        Ok(cleaned)
+    }
+}

@@ -1,0 +1,142 @@
+//! Our nftables tables: what they should hold, what they hold, and the writing from the one to the other.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use portolan_dataplane::{Dataplane, Settings};
+use portolan_model::{Frontend, ServiceId, ServicePlan};
+use portolan_plan::linger::Linger;
+
+use super::meter::Meter;
+use super::sentry::Sentry;
+use crate::dataplane::kernel::Kernel;
+
+/// Call [`plan`](Self::plan) for each Service that may need something else, then [`write`](Self::write) until it succeeds.
+pub struct Tables {
+    dataplane: Dataplane,
+    kernel: Kernel,
+    linger: Linger,
+    pub sentry: Sentry,
+    /// What the kernel runs of each Service.
+    programmed: BTreeMap<ServiceId, Arc<ServicePlan>>,
+    /// What it should run instead, while it does not yet.
+    pending: BTreeMap<ServiceId, Option<Arc<ServicePlan>>>,
+    /// `dataplane` knows what the kernel holds.
+    is_observed: bool,
+    /// It does not, for somebody else changed that.
+    is_repair: bool,
+}
+
+impl Tables {
+    /// Fails when there is no nf_tables for us.
+    pub fn open(take_over: bool) -> anyhow::Result<Tables> {
+        Ok(Tables {
+            dataplane: Dataplane::new(Settings::default()),
+            kernel: Kernel::open()?,
+            linger: Linger::default(),
+            sentry: Sentry::open(take_over).context("nf_tables monitor")?,
+            programmed: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            is_observed: false,
+            is_repair: false,
+        })
+    }
+
+    /// When there is something to do although nothing changed.
+    pub fn wake(&self) -> Option<Instant> {
+        [self.linger.poll_timeout(), self.sentry.wake()].into_iter().flatten().min()
+    }
+
+    /// Where somebody else changed our tables, the next writing reads them again (S65).
+    pub fn check(&mut self, now: Instant) {
+        if self.sentry.is_repair_due(now) {
+            (self.is_observed, self.is_repair) = (false, true);
+        }
+    }
+
+    /// Services to be planned again although nothing changed about them.
+    pub fn due(&self, now: Instant) -> impl Iterator<Item = ServiceId> {
+        self.linger.due(now).into_iter().chain(self.pending.keys().cloned())
+    }
+
+    /// Every Service that the kernel runs something of.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
+        self.programmed.keys()
+    }
+
+    /// The plan of a Service that the kernel runs.
+    pub fn programmed(&self, id: &ServiceId) -> Option<&ServicePlan> {
+        self.programmed.get(id).map(|plan| &**plan)
+    }
+
+    /// The part of it that the kernel really serves: an older Service may claim one of its frontends.
+    pub fn served(&self, id: &ServiceId) -> Option<Cow<'_, ServicePlan>> {
+        let plan = self.programmed(id)?;
+        let is_served = |frontend: &Frontend| self.dataplane.serves_for(id, frontend);
+        if plan.frontends.keys().all(is_served) {
+            return Some(Cow::Borrowed(plan));
+        }
+        let mut part = plan.clone();
+        part.frontends.retain(|frontend, _| is_served(frontend));
+        Some(Cow::Owned(part))
+    }
+
+    pub fn settings(&self) -> &Settings {
+        self.dataplane.settings()
+    }
+
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.dataplane.set_settings(settings);
+    }
+
+    /// What a Service needs from now on, None = nothing. What goes while `announced` lingers.
+    pub fn plan(
+        &mut self,
+        id: &ServiceId,
+        created: i64,
+        wanted: Option<Arc<ServicePlan>>,
+        announced: impl Fn(&IpAddr) -> bool,
+        now: Instant,
+    ) {
+        let programmed = self.programmed.get(id);
+        let lingering = self.linger.plan(id, programmed, wanted.as_deref(), announced, now);
+        // Under a name that no Service can have, and younger than all: it gives way to every other claim.
+        let withdrawn = ServiceId::new(id.namespace.clone(), format!("{} (withdrawn)", id.name));
+        self.dataplane.set_service(&withdrawn, i64::MAX, lingering.map(Arc::new));
+        if wanted.as_ref() != programmed || self.pending.contains_key(id) {
+            self.dataplane.set_service(id, created, wanted.clone());
+            self.pending.insert(id.clone(), wanted);
+        }
+    }
+
+    /// Brings the kernel to what is wanted. After an error the next attempt starts from what the kernel then holds.
+    pub fn write(&mut self, meter: &Meter) -> anyhow::Result<()> {
+        if !self.is_observed {
+            self.dataplane.observed(&self.kernel.observe()?);
+            self.is_observed = true;
+        }
+        let written = self.sentry.write(&mut self.kernel, &mut self.dataplane);
+        self.is_observed = written.is_ok();
+        let written = written?;
+        meter.wrote(written);
+        if std::mem::take(&mut self.is_repair) && written > 0 {
+            tracing::warn!(transactions = written, "somebody changed our nftables tables: they are repaired");
+        }
+        self.take_pending();
+        self.sentry.take_over();
+        Ok(())
+    }
+
+    fn take_pending(&mut self) {
+        for (id, plan) in std::mem::take(&mut self.pending) {
+            match plan {
+                Some(plan) => self.programmed.insert(id, plan),
+                None => self.programmed.remove(&id),
+            };
+        }
+    }
+}
