@@ -67,6 +67,13 @@ impl Namespace {
         .with_context(|| format!("namespace {}", self.name))
     }
 
+    /// How many SYNs of TCP clients in this namespace had to be repeated so far: each is a packet that was lost, or whose answer
+    /// took a second.
+    pub fn repeated_syns(&self) -> anyhow::Result<u64> {
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/netstat"))??;
+        counter(&text, "TcpExt:", "TCPSynRetrans").context("TCPSynRetrans")
+    }
+
     fn socket(&self, to: SocketAddr, kind: Type, protocol: Protocol) -> anyhow::Result<Socket> {
         let socket =
             self.run(move || Socket::new(Domain::for_address(to), kind.nonblocking(), Some(protocol)))??;
@@ -164,6 +171,14 @@ async fn run_with_input(mut command: Command, input: &str) -> anyhow::Result<()>
         bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
+}
+
+/// A number of `/proc/net/netstat`: each kind has a line of names and a line of values.
+fn counter(text: &str, kind: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.starts_with(kind));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs.find(|(found, _)| *found == name)?.1.parse().ok()
 }
 
 /// The names of all namespaces that begin with `prefix`.

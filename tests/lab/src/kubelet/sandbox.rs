@@ -1,8 +1,9 @@
 //! A pod's network: one namespace, one veth to the node's bridge, one address of each family.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::netns::{self, Namespace};
@@ -54,6 +55,8 @@ pub struct Sandbox {
 }
 
 const BRIDGE: u8 = 1;
+const LINK_PATIENCE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(20);
 const HOSTS: std::ops::RangeInclusive<u8> = 2..=254;
 
 impl Network {
@@ -86,7 +89,23 @@ impl Network {
             gateway.v4, gateway.v6
         ))
         .await?;
+        self.forwards(&veth, &ns).await?;
         Ok(Sandbox { ns, address, host })
+    }
+
+    /// Waits, as the CNI plugin `bridge` does, until frames pass both ways: that is some time after both ends of the veth are
+    /// up, and an ARP request that comes before is asked again a whole second later.
+    async fn forwards(&self, veth: &str, pod: &Namespace) -> anyhow::Result<()> {
+        let checks = [
+            (&self.node, veth, "state forwarding"),
+            // Without a port that forwards, the bridge is down itself.
+            (&self.node, "cbr0", "state UP"),
+            (pod, "eth0", "state UP"),
+        ];
+        for (ns, device, wanted) in checks {
+            link_is(ns, device, wanted).await?;
+        }
+        Ok(())
     }
 
     /// Removes a pod's veth at once, and its namespace, which lives on unseen until the last socket in it is closed.
@@ -106,6 +125,18 @@ impl Network {
     fn addresses(&self, Pair { v4, v6 }: Pair, device: &str) -> String {
         let (v4_len, v6_len) = (self.range.v4.prefix_len(), self.range.v6.prefix_len());
         format!("addr add {v4}/{v4_len} dev {device}\naddr add {v6}/{v6_len} dev {device} nodad\n")
+    }
+}
+
+async fn link_is(ns: &Namespace, device: &str, wanted: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LINK_PATIENCE;
+    loop {
+        let link = ns.output(&["ip", "-d", "link", "show", "dev", device]).await?;
+        if link.contains(wanted) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{device} of {} is not in {wanted}: {link}", ns.name());
+        tokio::time::sleep(RETRY).await;
     }
 }
 
