@@ -20,7 +20,7 @@ use crate::events::Events;
 use crate::health::{self, Health};
 use crate::metrics::{self, Metrics};
 use crate::speaker::{self, Intent, SpeakerStatus};
-use crate::{cli, http, watch as kubernetes};
+use crate::{cli, http, localhost, watch as kubernetes};
 
 mod announcer;
 mod connections;
@@ -72,11 +72,19 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     if let Some(address) = given.config.proxy.metrics_bind_address {
         tokio::spawn(metrics::server::serve(address, metrics.clone(), status.clone(), reporter()));
     }
-    tokio::spawn(health::serve_ports(health, events));
+    tokio::spawn(health::serve_ports(health, events.clone()));
+    let (localhost_tx, relayed) = watch::channel(Default::default());
+    tokio::spawn(localhost::serve(relayed, events.clone(), metrics.clone()));
     let index = Index::new(&Kind::ALL);
     let listen = given.config.bgp.listen.clone();
-    let outlets =
-        Outlets { intent: intent_tx.clone(), report: report_tx, ready: ready_tx, health: health_tx, metrics };
+    let outlets = Outlets {
+        intent: intent_tx.clone(),
+        report: report_tx,
+        ready: ready_tx,
+        health: health_tx,
+        localhost: localhost_tx,
+        metrics,
+    };
     let (config_tx, config) = watch::channel(given.config);
     let line = Line::new(&node_name, config, index, outlets).await?;
 

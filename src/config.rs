@@ -49,7 +49,7 @@ pub struct Proxy {
     pub masquerade_all: bool,
     /// Which bit of the packet mark says "masquerade" between our chains (S47): 0 to 31.
     pub masquerade_bit: MasqueradeBit,
-    /// Which of the node's addresses answer node ports: CIDRs, `primary`, `localhost`, `all` (S20). Empty = `primary`.
+    /// Which of the node's addresses answer node ports: CIDRs, `primary`, `localhost`, `all` (S20, S22). Empty = `primary`.
     #[serde(deserialize_with = "selectors")]
     pub node_port_addresses: Vec<Selector>,
     /// Serve `spec.externalIPs` (S25).

@@ -10,6 +10,7 @@ pub mod events;
 pub mod health;
 pub mod http;
 pub mod lease;
+pub mod localhost;
 pub mod metrics;
 pub mod offline;
 pub mod speaker;

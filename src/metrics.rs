@@ -2,12 +2,12 @@
 //! `portolan_`. Times are in seconds.
 
 use std::fs;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use portolan_bgp::{SessionStatus, State};
-use portolan_model::Family as IpFamily;
+use portolan_model::{Family as IpFamily, Protocol};
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,6 +41,9 @@ pub struct Metrics {
     livez: Family<Label, Counter>,
     conntrack_sync: Histograms,
     conntrack_deleted: Family<Label, Counter>,
+    localhost_listeners: Family<Label, Gauge>,
+    localhost_failures: Family<Label, Counter>,
+    localhost_rejected: Family<Two, Counter>,
     process: Process,
     pub transactions: Counter,
     pub announced_prefixes: Gauge,
@@ -111,6 +114,9 @@ impl Metrics {
             livez: Family::default(),
             conntrack_sync: histograms(sync_buckets),
             conntrack_deleted: Family::default(),
+            localhost_listeners: Family::default(),
+            localhost_failures: Family::default(),
+            localhost_rejected: Family::default(),
             process: Process::default(),
             transactions: Counter::default(),
             announced_prefixes: Gauge::default(),
@@ -155,6 +161,12 @@ impl Metrics {
         add(registry, "kubeproxy_proxy_livez", "Answers of /livez", &self.livez);
         let name = "kubeproxy_conntrack_reconciler_deleted_entries";
         add(registry, name, "Tracked connections deleted", &self.conntrack_deleted);
+        let name = "kubeproxy_nftables_localhost_nodeport_listeners";
+        add(registry, name, "Node ports relayed on loopback addresses", &self.localhost_listeners);
+        let name = "kubeproxy_nftables_localhost_nodeport_listener_creation_failures";
+        add(registry, name, "Listeners that could not be bound", &self.localhost_failures);
+        let name = "kubeproxy_nftables_localhost_nodeport_rejected_packets";
+        add(registry, name, "Packets to node ports on loopback that are not TCP", &self.localhost_rejected);
         add(registry, "portolan_dataplane_transactions", "nftables transactions", &self.transactions);
         let name = "portolan_announced_prefixes";
         add(registry, name, "Prefixes announced to at least one peer", &self.announced_prefixes);
@@ -176,10 +188,13 @@ impl Metrics {
 
     /// What counts from zero is shown from the beginning.
     fn begin(&self) {
+        let from_zero =
+            [&self.sync_failures, &self.cleanup_failures, &self.conntrack_deleted, &self.localhost_failures];
         for ip in FAMILIES {
-            for family_of in [&self.sync_failures, &self.cleanup_failures, &self.conntrack_deleted] {
+            for family_of in from_zero {
                 family_of.get_or_create(&[family(ip)]).inc_by(0);
             }
+            self.localhost_listeners(ip, 0);
         }
         self.no_local(|_, _| 0);
     }
@@ -235,6 +250,20 @@ impl Metrics {
         self.conntrack_deleted.get_or_create(&[family(ip)]).inc_by(deleted as u64);
     }
 
+    pub fn localhost_listeners(&self, ip: IpFamily, open: usize) {
+        self.localhost_listeners.get_or_create(&[family(ip)]).set(open as i64);
+    }
+
+    pub fn localhost_listener_failed(&self, ip: IpFamily) {
+        self.localhost_failures.get_or_create(&[family(ip)]).inc();
+    }
+
+    /// `packets` as the kernel has counted them.
+    pub fn localhost_rejected(&self, ip: IpFamily, protocol: Protocol, packets: u64) {
+        let labels = [family(ip), ("protocol", protocol_label(protocol))];
+        self.localhost_rejected.get_or_create(&labels).inner().store(packets, Ordering::Relaxed);
+    }
+
     pub fn healthz_answered(&self, is_well: bool) {
         self.healthz.get_or_create(&[code(is_well)]).inc();
     }
@@ -265,6 +294,14 @@ const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else {
 
 fn add(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
     registry.register(name, help, metric.clone());
+}
+
+fn protocol_label(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+    }
 }
 
 fn code(is_well: bool) -> (&'static str, &'static str) {
@@ -327,6 +364,7 @@ mod tests {
         metrics.turned(false, Duration::ZERO);
         metrics.programmed_after(IpFamily::Ipv4, Duration::ZERO);
         metrics.conntrack_cleaned(IpFamily::Ipv4, 1, Duration::ZERO);
+        metrics.localhost_rejected(IpFamily::Ipv4, Protocol::Udp, 1);
         metrics.healthz_answered(true);
         metrics.livez_answered(false);
         let text = metrics.render(std::iter::empty());

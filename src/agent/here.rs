@@ -64,10 +64,12 @@ impl Here {
         let primary = snapshot.nodes.get(&self.name).map_or(&[][..], |node| &node.internal_ips);
         let vips = self.own_vips.values().flatten().copied().collect();
         let selectors = &config.proxy.node_port_addresses;
+        let mut node_port_addresses = node_ports::addresses(selectors, primary, &self.view.addresses, &vips);
+        node_port_addresses.extend(node_ports::loopback(selectors));
         let cidrs = snapshot.service_cidrs.values();
         Settings {
             cluster_cidrs: self.view.cluster_cidrs.clone(),
-            node_port_addresses: node_ports::addresses(selectors, primary, &self.view.addresses, &vips),
+            node_port_addresses,
             service_cidrs: cidrs.flat_map(|object| &object.cidrs).copied().collect(),
             mark: config.proxy.masquerade_bit.mark(),
         }

@@ -11,7 +11,8 @@ use portolan_bgp::Prefix;
 use portolan_index::{Change, Dirty, Index};
 use portolan_model::{Name, Problem, ServiceId, Snapshot};
 use portolan_plan::health::Ports;
-use portolan_plan::{Classes, peers, routes, service};
+use portolan_plan::localhost::Listeners;
+use portolan_plan::{Classes, node_ports, peers, routes, service};
 use tokio::sync::{mpsc, watch};
 
 use super::announcer::{self, Announcer};
@@ -53,6 +54,7 @@ pub struct Line {
     ready: watch::Sender<Option<&'static str>>,
     health_ports: Ports,
     health: watch::Sender<Health>,
+    localhost: watch::Sender<Listeners>,
     meter: Meter,
 }
 
@@ -62,6 +64,8 @@ pub struct Outlets {
     pub report: watch::Sender<LineReport>,
     pub ready: watch::Sender<Option<&'static str>>,
     pub health: watch::Sender<Health>,
+    /// Node ports to be relayed on loopback addresses (S22).
+    pub localhost: watch::Sender<Listeners>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -85,7 +89,7 @@ impl Line {
         index: Index,
         outlets: Outlets,
     ) -> anyhow::Result<Line> {
-        let Outlets { intent, report, ready, health, metrics } = outlets;
+        let Outlets { intent, report, ready, health, localhost, metrics } = outlets;
         let config = changed_config.borrow_and_update().clone();
         let classes = Classes::from(&config.classes);
         conntrack::tune(&(&config.proxy.conntrack).into());
@@ -110,6 +114,7 @@ impl Line {
             ready,
             health_ports: Ports::default(),
             health,
+            localhost,
             meter: Meter::new(metrics),
         })
     }
@@ -232,10 +237,13 @@ impl Line {
         now: Instant,
     ) {
         let mut moved = false;
+        let loopback = node_ports::loopback(&self.config.proxy.node_port_addresses);
         for id in services {
             let service = snapshot.services.get(id);
             let created = service.map_or(i64::MAX, |service| service.created);
             let wanted = service.map(|service| Arc::new(service::plan(service, &self.here.view)));
+            let both = service.and_then(|service| Some((&**service, wanted.as_deref()?)));
+            self.localhost.send_if_modified(|listeners| listeners.set(id, both, &loopback));
             moved |= self.here.see_vips(id, wanted.as_deref());
             let is_announced = |ip: &IpAddr| announcer::attracts(announced, ip);
             self.programmer.tables.plan(id, created, wanted, is_announced, now);

@@ -6,7 +6,8 @@ use std::io;
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
 use portolan_nft::{
-    Batch, Command, Content, Dumped, Element, Message, Name, Request, TableId, generation, messages,
+    Batch, Command, Content, Dumped, DumpedRule, Element, Message, Name, Request, TableId, generation,
+    messages,
 };
 
 /// `NETLINK_NETFILTER`.
@@ -133,6 +134,16 @@ impl NftSocket {
         let mut dumped = Dumped::default();
         self.read(table, &Request::Elements(set.clone()), &mut dumped)?;
         Ok(dumped.elements.remove(&set).unwrap_or_default())
+    }
+
+    /// The rules of one chain; none where there is no such chain.
+    pub fn rules(&mut self, table: &TableId, chain: Name) -> Result<Vec<DumpedRule>, DumpError> {
+        let mut dumped = Dumped::default();
+        match self.read(table, &Request::RulesOf(chain.clone()), &mut dumped) {
+            Err(DumpError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        }
+        Ok(dumped.chains.remove(&chain).map(|chain| chain.rules).unwrap_or_default())
     }
 
     pub fn has_table(&mut self, table: &TableId) -> io::Result<bool> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -51,6 +52,18 @@ pub fn test(name: &str, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) 
     });
 }
 
+/// A changed configuration, put back when this is dropped.
+pub struct Configured {
+    path: PathBuf,
+    before: String,
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        std::fs::write(&self.path, &self.before).expect("the configuration is put back");
+    }
+}
+
 impl Cluster {
     /// Whatever an earlier test stopped runs again.
     async fn make_whole(&self) -> anyhow::Result<()> {
@@ -83,6 +96,16 @@ impl Cluster {
             Ok(established.and_then(|now| if now == wanted { Ok(()) } else { Err(format!("{now:?}")) }))
         })
         .await
+    }
+
+    /// Lays `change` over the configuration of a node's agent, which applies it in place (S72).
+    pub fn configure(&self, node: u8, change: Value) -> anyhow::Result<Configured> {
+        let path = self.lab.product_dir().join(format!("agent-n{node}")).join("config.yaml");
+        let before = std::fs::read_to_string(&path)?;
+        let mut config: Value = serde_saphyr::from_str(&before)?;
+        merge(&mut config, change);
+        std::fs::write(&path, config.to_string())?;
+        Ok(Configured { path, before })
     }
 
     pub async fn router(&self) -> Router {

@@ -6,6 +6,7 @@
 //! - `announcing`: what the router learns, and in which order things go.
 //! - `udp`: flows that never pause go on when their pods are replaced.
 //! - `scaling`: requests without pause while endpoints come and go.
+//! - `localhost`: node ports on loopback addresses.
 //! - `reload`: the configuration file changes while the agent runs.
 //! - `restarts`: agents, controllers and the API server die and return.
 //! - `health`: what load balancers ask a node.
@@ -20,6 +21,7 @@ mod commands;
 mod fixture;
 mod forwarding;
 mod health;
+mod localhost;
 mod reload;
 mod restarts;
 mod routers;

@@ -111,8 +111,8 @@ fn foreign_rules_and_sets_are_not_taken_for_ours() {
             !rule.exprs.iter().any(|expr| matches!(expr, Expr::Unknown(_)))
         };
         let known: Vec<_> = dumped.chains["rules"].rules.iter().filter(known).collect();
-        // the fixed mark and the time to live are of our expressions; dnat to a fixed address too
-        assert_eq!(known.len(), 3, "{known:#?}");
+        // the counter, the fixed mark and the time to live are of our expressions; dnat to a fixed address too
+        assert_eq!(known.len(), 4, "{known:#?}");
     });
 }
 
@@ -388,6 +388,8 @@ fn matches(family: TableFamily, reader: For) -> Vec<Vec<Statement>> {
         vec![Statement::Vmap { key: vec![Mark, Iif], map: "by-mark".into() }],
         vec![Statement::MarkTest { mask: 0xc000, value: 0x4000 }, Statement::Reject],
         vec![compare(L4Proto, Atom::Protocol(6)), Statement::RejectTcpReset],
+        vec![Statement::IifPrefix("cali".into()), Statement::IifPrefix("a14byteslong14".into())],
+        vec![compare(L4Proto, Atom::Protocol(17)), Statement::Counter, Statement::Reject],
     ];
     if reader == For::Kernel {
         rules.push(vec![compare(L4Proto, Atom::Protocol(6)), compare(CtOriginalDport, Atom::Port(80))]);

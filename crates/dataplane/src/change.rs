@@ -331,6 +331,7 @@ fn service(key: &Key, to: Option<Target>) -> Element {
     let verdict = to.map(|target| match target {
         Target::Pick(pick) => Verdict::Jump(pick.to_string().into()),
         Target::Refuse => Verdict::Jump(layout::REFUSE.into()),
+        Target::RefuseOnLocalhost => Verdict::Jump(layout::REFUSE_ON_LOCALHOST.into()),
         Target::Drop | Target::Unknown => Verdict::Drop,
     });
     Element::new(key.bytes(), verdict.map_or(Value::None, Value::Verdict))

@@ -53,13 +53,17 @@ pub struct Registered {
     pub plan: Arc<ServicePlan>,
 }
 
-/// The keys of a frontend on this node.
+/// The keys of a frontend on this node. TCP at a loopback address is a relay's business (S22).
 pub fn keys<'a>(frontend: &'a Frontend, nodes: &'a BTreeSet<IpAddr>) -> impl Iterator<Item = Key> + 'a {
     let (vip, family) = match frontend.address {
         Address::Vip(ip) => (Some(ip), None),
         Address::NodePort(family) => (None, Some(family)),
     };
-    let nodes = nodes.iter().copied().filter(move |ip| family == Some(Family::of(ip)));
+    let relayed = frontend.protocol == Protocol::Tcp;
+    let nodes = nodes
+        .iter()
+        .copied()
+        .filter(move |ip| family == Some(Family::of(ip)) && !(relayed && ip.is_loopback()));
     vip.into_iter().chain(nodes).map(|address| Key {
         address,
         protocol: frontend.protocol,

@@ -46,6 +46,14 @@ impl<'a> Wanted<'a> {
         }
     }
 
+    /// A node port at a loopback address, of a protocol that no relay speaks (S22). Nothing there is ever translated, so
+    /// no packet can race.
+    pub fn refused_on_localhost() -> Self {
+        let target = Target::RefuseOnLocalhost;
+        let outside = WantedHalf { target, listed: false, backends: &[], memory: None };
+        Wanted { outside, cluster: None, sources: None }
+    }
+
     pub fn half(&self, side: Side) -> Option<&WantedHalf<'a>> {
         match side {
             Side::Outside => Some(&self.outside),

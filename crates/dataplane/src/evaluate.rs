@@ -219,6 +219,11 @@ impl<'a> Walk<'a> {
                 self.mark ^= bits;
                 Some(Flow::Next)
             }
+            Statement::IifPrefix(prefix) => {
+                let Atom::Interface(name) = self.atom(&Field::Iif)? else { return None };
+                matches(name.starts_with(&**prefix))
+            }
+            Statement::Counter => Some(Flow::Next),
             Statement::CtStatusDnat => matches(self.original.is_some()),
             // where addresses live is not in the table
             Statement::DaddrIsLocal => None,

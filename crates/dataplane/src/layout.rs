@@ -14,6 +14,9 @@
 //! between the agent's look at `affinity` and the commit is found by a second look. Checking each remembered endpoint
 //! when it is used instead is not possible: one look-up cannot feed another in a rule that nft(8) can list.
 //!
+//! Node ports at loopback addresses (S22) are served by a relay in user space as far as they are TCP; all others are refused
+//! by `refuse-on-localhost`, which counts them.
+//!
 //! Only nat hooks: a packet of a connection that stands runs none of these rules.
 
 use std::collections::BTreeSet;
@@ -26,6 +29,7 @@ use portolan_nft::{
     ValueType, Verdict,
 };
 
+use crate::localhost;
 use crate::target::{Memory, Pick, Shared, Side};
 
 pub const SERVICES: &str = "services";
@@ -38,6 +42,7 @@ pub const CLUSTER_PORTS: &str = "cluster-ports";
 pub const FW_VIPS: &str = "fw-vips";
 pub const FW_ALLOW: &str = "fw-allow";
 pub const REFUSE: &str = "refuse";
+pub const REFUSE_ON_LOCALHOST: &str = "refuse-on-localhost";
 pub const AFFINITY: &str = "affinity";
 pub const AFFINE: &str = "affine";
 const RECALL: &str = "recall";
@@ -54,8 +59,9 @@ const INPUT: &str = "nat-input";
 const REMEMBERED: u32 = 65_536;
 
 /// Every chain after those that it leads to, the hooks last.
-pub const FIXED: [&str; 13] = [
+pub const FIXED: [&str; 14] = [
     REFUSE,
+    REFUSE_ON_LOCALHOST,
     RECALL,
     REMEMBER,
     MARK_NONPODS,
@@ -75,7 +81,8 @@ pub const FIXED: [&str; 13] = [
 pub struct Settings {
     /// The cluster's pod ranges, by which pods are told from outside clients (S48). None of a family: no detection.
     pub cluster_cidrs: Vec<IpNet>,
-    /// The node's addresses that answer node ports (S20), of both families.
+    /// The node's addresses that answer node ports (S20), of both families. At loopback addresses among them TCP is left to a
+    /// relay and the rest is refused (S22).
     pub node_port_addresses: BTreeSet<IpAddr>,
     /// The cluster's ranges of ClusterIPs: what of them is nobody's goes nowhere (S18).
     pub service_cidrs: Vec<IpNet>,
@@ -197,12 +204,12 @@ fn remember(memory: Memory) -> Vec<Rule> {
 /// nft 1.0.6 reads the ports of a connection only in rules that name the protocol, and it leaves that out of what it lists
 /// where the packet's own port is used as well.
 fn each_protocol(statement: &Statement) -> Vec<Rule> {
-    let is = |protocol: Protocol| Statement::Compare {
-        field: Field::L4Proto,
-        value: Atom::Protocol(protocol.number()),
-        negate: false,
-    };
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|p| rule([is(p), statement.clone()])).into()
+}
+
+fn is(protocol: Protocol) -> Statement {
+    let value = Atom::Protocol(protocol.number());
+    Statement::Compare { field: Field::L4Proto, value, negate: false }
 }
 
 fn base(chain: &str) -> Option<Base> {
@@ -256,6 +263,11 @@ impl Rules<'_> {
             ],
             MARK_NONPODS => self.mark_nonpods(),
             REFUSE => vec![rule([Statement::Reject])],
+            REFUSE_ON_LOCALHOST => {
+                let refuse =
+                    |protocol: &Protocol| rule([is(*protocol), Statement::Counter, Statement::Reject]);
+                localhost::PROTOCOLS.iter().map(refuse).collect()
+            }
             _ => Vec::new(),
         }
     }

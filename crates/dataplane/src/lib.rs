@@ -19,6 +19,7 @@ mod entry;
 mod evaluate;
 mod key;
 mod layout;
+pub mod localhost;
 mod observe;
 mod proxy;
 mod step;

@@ -216,6 +216,7 @@ fn read_target(verdict: &Verdict, side: Side) -> Target {
     match verdict {
         Verdict::Drop => Target::Drop,
         Verdict::Jump(chain) if **chain == *layout::REFUSE => Target::Refuse,
+        Verdict::Jump(chain) if **chain == *layout::REFUSE_ON_LOCALHOST => Target::RefuseOnLocalhost,
         Verdict::Jump(chain) => {
             Pick::parse(chain).filter(|pick| pick.side == side).map_or(Target::Unknown, Target::Pick)
         }

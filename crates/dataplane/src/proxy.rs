@@ -45,6 +45,9 @@ impl Proxy {
     }
 
     pub fn wanted<'a>(&self, key: Key, forwarding: &'a Forwarding, settings: &Settings) -> Wanted<'a> {
+        if key.address.is_loopback() && settings.node_port_addresses.contains(&key.address) {
+            return Wanted::refused_on_localhost();
+        }
         let at_vip = self.wants_vip(&key.address, settings);
         Wanted::new(forwarding, self.family, settings.detector(self.family), at_vip)
     }

@@ -45,6 +45,8 @@ pub enum Target {
     Pick(Pick),
     /// S38.
     Refuse,
+    /// The same, counted: a node port at a loopback address that no relay can serve (S22).
+    RefuseOnLocalhost,
     /// S39.
     Drop,
     /// Read from the kernel, never wanted: a verdict we do not write.
@@ -74,7 +76,7 @@ impl Target {
     pub fn shared(self) -> Option<Shared> {
         match self {
             Target::Pick(pick) => Some(Shared::Pick(pick)),
-            Target::Refuse | Target::Drop | Target::Unknown => None,
+            Target::Refuse | Target::RefuseOnLocalhost | Target::Drop | Target::Unknown => None,
         }
     }
 

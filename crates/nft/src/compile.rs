@@ -32,6 +32,10 @@ impl Compiler {
     fn statement(&mut self, statement: &Statement) {
         match statement {
             Statement::Compare { field, value, negate } => self.compare(field, value, *negate),
+            Statement::IifPrefix(prefix) => {
+                self.exprs.push(Field::Iif.load(R0, self.family));
+                self.cmp(CmpOp::Eq, &prefix.as_bytes()[..prefix.len().min(14)]);
+            }
             Statement::InPrefix { field, address, length, negate } => {
                 self.prefix(field, address, *length, *negate);
             }
@@ -62,6 +66,7 @@ impl Compiler {
             Statement::Masquerade { fully_random } => {
                 self.exprs.push(Expr::Masquerade { fully_random: *fully_random });
             }
+            Statement::Counter => self.exprs.push(Expr::Counter),
             Statement::Reject => self.exprs.push(Expr::RejectPortUnreachable),
             Statement::RejectTcpReset => self.exprs.push(Expr::RejectTcpReset),
             Statement::Verdict(verdict) => self.exprs.push(Expr::Verdict(verdict.clone())),

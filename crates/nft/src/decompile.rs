@@ -7,6 +7,9 @@ use crate::{
     Reg, Rule, Statement, Table, TableFamily, TableId,
 };
 
+/// A whole name is compared with its padding, the beginning of one without.
+const INTERFACE_LEN: usize = 16;
+
 impl Dumped {
     /// The table with every rule that we have words for, and chain and handle of those that it lacks.
     pub fn table(&self, id: TableId) -> (Table, Vec<(Name, u64)>) {
@@ -46,6 +49,12 @@ fn one(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
         [Expr::Verdict(verdict), rest @ ..] => (Statement::Verdict(verdict.clone()), rest),
         [Expr::Masquerade { fully_random }, rest @ ..] => {
             (Statement::Masquerade { fully_random: *fully_random }, rest)
+        }
+        [Expr::Counter, rest @ ..] => (Statement::Counter, rest),
+        [Expr::Meta { key: MetaKey::IifName, .. }, Expr::Cmp { value, .. }, rest @ ..]
+            if value.len() < INTERFACE_LEN =>
+        {
+            (Statement::IifPrefix(std::str::from_utf8(value).ok()?.into()), rest)
         }
         [Expr::RejectPortUnreachable, rest @ ..] => (Statement::Reject, rest),
         [Expr::RejectTcpReset, rest @ ..] => (Statement::RejectTcpReset, rest),

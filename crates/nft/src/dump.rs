@@ -19,6 +19,8 @@ pub enum Request {
     Table,
     Chains,
     Rules,
+    /// Those of one chain.
+    RulesOf(Name),
     Sets,
     /// The elements of one set.
     Elements(Name),
@@ -30,7 +32,7 @@ impl Request {
             Request::Generation => (msg::GETGEN, 0),
             Request::Table => (msg::GETTABLE, 0),
             Request::Chains => (msg::GETCHAIN, flag::DUMP),
-            Request::Rules => (msg::GETRULE, flag::DUMP),
+            Request::Rules | Request::RulesOf(_) => (msg::GETRULE, flag::DUMP),
             Request::Sets => (msg::GETSET, flag::DUMP),
             Request::Elements(_) => (msg::GETSETELEM, flag::DUMP),
         };
@@ -39,8 +41,8 @@ impl Request {
             if *self != Request::Generation {
                 w.text(1, &table.name);
             }
-            if let Request::Elements(set) = self {
-                w.text(2, set);
+            if let Request::Elements(name) | Request::RulesOf(name) = self {
+                w.text(2, name);
             }
         });
         w.0
@@ -117,10 +119,11 @@ impl Dumped {
     fn read_rule(&mut self, a: Attributes, table: &TableId) -> Result<(), Malformed> {
         let chain = a.text(2).ok_or(Malformed { what: "a rule without a chain" })?;
         let handle = a.u64(3).ok_or(Malformed { what: "a rule without a handle" })?;
-        let exprs = a.nest(4).into_iter().flatten();
+        let exprs = || a.nest(4).into_iter().flatten().map(|(_, expr)| Attributes(expr));
         let rule = DumpedRule {
             handle,
-            exprs: exprs.map(|(_, expr)| Expr::decode(Attributes(expr), table.family)).collect(),
+            exprs: exprs().map(|expr| Expr::decode(expr, table.family)).collect(),
+            packets: exprs().find_map(Expr::counted),
             comment: a.get(7).and_then(|bytes| userdata::comment(bytes, userdata::RULE_COMMENT)),
         };
         match self.chains.get_mut(chain) {

@@ -105,6 +105,8 @@ pub enum Expr {
     Masquerade {
         fully_random: bool,
     },
+    /// What it has counted is [`DumpedRule::packets`](crate::DumpedRule::packets): a rule is the same whatever that is.
+    Counter,
     RejectPortUnreachable,
     RejectTcpReset,
     /// The type of the destination address (RTN_*).

@@ -43,6 +43,8 @@ pub enum Statement {
         value: Atom,
         negate: bool,
     },
+    /// `meta iifname "<prefix>*"`: at most 14 bytes (nft reads no more), without an asterisk or a double quote.
+    IifPrefix(Name),
     /// `<field> <address>/<length>`; `field` is an address of the prefix's family.
     InPrefix {
         field: Field,
@@ -82,6 +84,8 @@ pub enum Statement {
     Masquerade {
         fully_random: bool,
     },
+    /// Counts the packets that come as far as this: [`DumpedRule::packets`](crate::DumpedRule::packets).
+    Counter,
     /// ICMP port unreachable.
     Reject,
     /// TCP reset; the rule must have matched TCP.

@@ -112,6 +112,8 @@ pub struct DumpedChain {
 pub struct DumpedRule {
     pub handle: u64,
     pub exprs: Vec<Expr>,
+    /// What its counter has counted; None where it has none.
+    pub packets: Option<u64>,
     pub comment: Option<Name>,
 }
 

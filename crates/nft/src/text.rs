@@ -233,6 +233,7 @@ impl Statement {
             Statement::Compare { field, value, negate } => {
                 format!("{} {}{value}", field.text(family), not(*negate))
             }
+            Statement::IifPrefix(prefix) => format!("{} \"{prefix}*\"", Field::Iif.text(family)),
             Statement::InPrefix { field, address, length, negate } => {
                 format!("{} {}{address}/{length}", field.text(family), not(*negate))
             }
@@ -248,6 +249,7 @@ impl Statement {
             Statement::Dnat { key: fields, map } => format!("dnat {family} to {} map @{map}", key(fields)),
             Statement::Masquerade { fully_random: true } => "masquerade fully-random".into(),
             Statement::Masquerade { fully_random: false } => "masquerade".into(),
+            Statement::Counter => "counter".into(),
             Statement::Reject => "reject".into(),
             Statement::RejectTcpReset => "reject with tcp reset".into(),
             Statement::Verdict(verdict) => verdict.to_string(),

@@ -95,6 +95,7 @@ impl Expr {
             Expr::Update { .. } => "dynset",
             Expr::Dnat { .. } => "nat",
             Expr::Masquerade { .. } => "masq",
+            Expr::Counter => "counter",
             Expr::RejectPortUnreachable | Expr::RejectTcpReset => "reject",
             Expr::FibDaddrType { .. } => "fib",
             Expr::Unknown(name) => name,
@@ -186,6 +187,10 @@ impl Expr {
             }
             Expr::Masquerade { fully_random: true } => w.u32(1, FULLY_RANDOM),
             Expr::Masquerade { fully_random: false } => {}
+            Expr::Counter => {
+                w.u64(1, 0);
+                w.u64(2, 0);
+            }
             Expr::RejectPortUnreachable => {
                 w.u32(1, REJECT_ICMP);
                 w.bytes(2, &[port_unreachable(family)]);
@@ -199,6 +204,11 @@ impl Expr {
             // the kernel knows no such name, and refuses the transaction
             Expr::Unknown(_) => {}
         }
+    }
+
+    /// How many packets an expression has counted, if it is a counter.
+    pub(crate) fn counted(a: Attributes) -> Option<u64> {
+        (a.text(1) == Some("counter")).then(|| a.nest(2)?.u64(2))?
     }
 
     /// What cannot be read faithfully is [`Expr::Unknown`].
@@ -256,6 +266,7 @@ impl Expr {
                     _ => return None,
                 }
             }
+            "counter" => Expr::Counter,
             "reject" => match (a.u32(1)?, a.get(2)) {
                 (REJECT_ICMP, Some([code])) if *code == port_unreachable(family) => {
                     Expr::RejectPortUnreachable

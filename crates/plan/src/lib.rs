@@ -8,6 +8,7 @@
 //!   Service + what runs ──> flows::Flows ──────> Stale              tracked connections to delete
 //!   Service + NodeView ──> health::Ports ──────> what each healthCheckNodePort answers
 //!   nodePortAddresses  ──> node_ports::addresses ─> addresses that answer node ports
+//!   ServicePlan        ──> localhost::Listeners ─> relays of node ports on loopback addresses
 //!   Nodes              ──> routes::to_nodes ───> podCIDR routes
 //!   Snapshot + Supply  ──> allocate::services ──> Decisions          what the leader writes
 //! ```
@@ -22,6 +23,7 @@ pub mod endpoints;
 pub mod flows;
 pub mod health;
 pub mod linger;
+pub mod localhost;
 pub mod node_ports;
 pub mod peers;
 mod ranges;

@@ -1,7 +1,7 @@
 //! Which of this node's addresses answer node ports (S19, S20, S21).
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -46,6 +46,20 @@ pub fn addresses(
 ) -> BTreeSet<IpAddr> {
     let own = primary.iter().chain(interfaces.difference(vips));
     own.filter(|ip| !ip.is_loopback() && is_selected(selectors, primary, ip)).copied().collect()
+}
+
+/// The loopback addresses that node ports are relayed on: 127.0.0.1 and ::1, each where `selectors` name it by the keyword or
+/// by a range of loopback addresses alone. That `all` or 0.0.0.0/0 contain it is not enough (S22).
+pub fn loopback(selectors: &[Selector]) -> BTreeSet<IpAddr> {
+    let asked = |ip: &IpAddr| {
+        selectors.iter().any(|selector| match selector {
+            Selector::Localhost => true,
+            Selector::Within(net) => net.network().is_loopback() && net.contains(ip),
+            Selector::Primary | Selector::All => false,
+        })
+    };
+    let both = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    both.into_iter().filter(asked).collect()
 }
 
 fn is_selected(selectors: &[Selector], primary: &[IpAddr], ip: &IpAddr) -> bool {
@@ -107,6 +121,21 @@ mod tests {
         for (selectors, chosen) in cases {
             assert_eq!(select(selectors, &[]), chosen, "{selectors:?}");
         }
+    }
+
+    #[test]
+    fn s22_loopback_is_asked_for_by_its_name() {
+        let check = |selectors: &[&str], expected: &str| {
+            let selectors: Vec<Selector> = selectors.iter().map(|text| text.parse().unwrap()).collect();
+            let found: Vec<String> = loopback(&selectors).iter().map(IpAddr::to_string).collect();
+            assert_eq!(found.join(" "), expected, "{selectors:?}");
+        };
+        check(&[], "");
+        check(&["primary", "all", "0.0.0.0/0", "::/0", "0.0.0.0/1"], "");
+        check(&["localhost"], "127.0.0.1 ::1");
+        check(&["primary", "127.0.0.0/8"], "127.0.0.1");
+        check(&["127.0.0.1/32", "::1/128"], "127.0.0.1 ::1");
+        check(&["127.0.1.0/24"], "");
     }
 
     #[test]

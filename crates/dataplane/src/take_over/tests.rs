@@ -15,7 +15,12 @@ fn dumped(text: &str) -> Dumped {
                 "." => Expr::Unknown("target".into()),
                 target => Expr::Verdict(Verdict::Jump(target.into())),
             };
-            DumpedRule { handle, exprs: vec![Expr::Unknown("match".into()), expr], comment: None }
+            DumpedRule {
+                handle,
+                exprs: vec![Expr::Unknown("match".into()), expr],
+                packets: None,
+                comment: None,
+            }
         });
         let chain = DumpedChain { base: name.trim().ends_with('*').then_some(base), rules: rules.collect() };
         found.chains.insert(name.trim().trim_end_matches('*').into(), chain);

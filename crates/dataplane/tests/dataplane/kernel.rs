@@ -211,6 +211,7 @@ impl Loaded {
         let rule = |rule: &portolan_nft::Rule| DumpedRule {
             handle: 1,
             exprs: rule.compile(family),
+            packets: None,
             comment: rule.comment.clone(),
         };
         let chain = |(name, chain): (&Name, &Chain)| {

@@ -449,6 +449,10 @@ fn the_whole_table_as_text() {
         	chain refuse {
         		reject
         	}
+        	chain refuse-on-localhost {
+        		meta l4proto udp counter reject
+        		meta l4proto sctp counter reject
+        	}
         	chain remember {
         		meta l4proto tcp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
         		meta l4proto udp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine

@@ -50,7 +50,7 @@ pub fn expr(u: Input, family: TableFamily) -> Result<Expr> {
     let metas = [MetaKey::Mark, MetaKey::IifName, MetaKey::OifName, MetaKey::L4Proto];
     let cts =
         [CtKey::Status, CtKey::OriginalSaddr, CtKey::OriginalDaddr, CtKey::OriginalDport, CtKey::ReplySport];
-    Ok(match u.int_in_range(0..=16)? {
+    Ok(match u.int_in_range(0..=17)? {
         0 => Expr::Payload {
             dreg: reg(u)?,
             base: *u.choose(&[PayloadBase::Network, PayloadBase::Transport])?,
@@ -77,6 +77,7 @@ pub fn expr(u: Input, family: TableFamily) -> Result<Expr> {
         13 => Expr::Masquerade { fully_random: u.arbitrary()? },
         14 => Expr::RejectPortUnreachable,
         15 => Expr::RejectTcpReset,
+        16 => Expr::Counter,
         _ => Expr::FibDaddrType { dreg: reg(u)? },
     })
 }
@@ -177,7 +178,7 @@ fn fields(u: Input) -> Result<Vec<Field>> {
 }
 
 pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
-    Ok(match u.int_in_range(0..=13)? {
+    Ok(match u.int_in_range(0..=15)? {
         0 => {
             let field = field(u)?;
             let value = atom(u, family, field.key_type())?;
@@ -205,6 +206,8 @@ pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
         10 => Statement::Masquerade { fully_random: u.arbitrary()? },
         11 => u.choose(&[Statement::Reject, Statement::RejectTcpReset])?.clone(),
         12 => Statement::Verdict(verdict(u)?),
+        13 => Statement::Counter,
+        14 => Statement::IifPrefix(Name::from(*u.choose(&["v", "cali", "a14byteslong14"])?)),
         _ => Statement::Update {
             set: name(u)?,
             key: fields(u)?,

@@ -30,7 +30,7 @@ fn rules() {
         let few = u.int_in_range(0..=3)?;
         let statements = (0..few).map(|_| arbitrary::statement(u, family)).collect::<Result<_, _>>()?;
         let rule = Rule { statements, comment: None };
-        let dumped = DumpedRule { handle: 1, exprs: rule.compile(family), comment: None };
+        let dumped = DumpedRule { handle: 1, exprs: rule.compile(family), packets: None, comment: None };
         assert_eq!(dumped.read(family), Some(rule));
         Ok(())
     });
@@ -43,7 +43,7 @@ fn foreign_rules() {
         let family = arbitrary::family(u)?;
         let few = u.int_in_range(0..=4)?;
         let exprs: Vec<Expr> = (0..few).map(|_| arbitrary::expr(u, family)).collect::<Result<_, _>>()?;
-        let dumped = DumpedRule { handle: 1, exprs, comment: None };
+        let dumped = DumpedRule { handle: 1, exprs, packets: None, comment: None };
         if let Some(rule) = dumped.read(family) {
             assert!(dumped.is(&rule, family), "{rule:?}");
         }
