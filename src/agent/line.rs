@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use portolan_bgp::Prefix;
 use portolan_index::{Change, Dirty, Index};
 use portolan_model::{Name, Problem, ServiceId, Snapshot};
+use portolan_plan::complaints::Complaints;
 use portolan_plan::health::Ports;
 use portolan_plan::localhost::Listeners;
 use portolan_plan::{Classes, node_ports, peers, routes, service};
@@ -48,7 +49,7 @@ pub struct Line {
     addresses_changed: bool,
     /// Problems of the node's sessions.
     of_peers: Vec<Problem>,
-    reported: BTreeSet<Problem>,
+    complaints: Complaints,
     intent: watch::Sender<Arc<Intent>>,
     report: watch::Sender<LineReport>,
     ready: watch::Sender<Option<&'static str>>,
@@ -108,7 +109,7 @@ impl Line {
             is_new: true,
             addresses_changed: true,
             of_peers: Vec::new(),
-            reported: BTreeSet::new(),
+            complaints: Complaints::default(),
             intent,
             report,
             ready,
@@ -284,10 +285,9 @@ impl Line {
         });
         let problems = self.of_peers.iter().chain(self.index.problems()).cloned();
         let problems: BTreeSet<Problem> = problems.chain(unheard).collect();
-        for problem in problems.difference(&self.reported) {
-            tracing::warn!(reason = problem.reason, "{problem}");
+        for (reason, sentence) in self.complaints.about(problems.iter()) {
+            tracing::warn!(reason, "{sentence}");
         }
-        self.reported = problems;
     }
 
     /// What the health servers answer from now on (S58–S61).

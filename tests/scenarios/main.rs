@@ -4,6 +4,8 @@
 mod coverage;
 /// Every folder of `examples/`, compared with its golden files.
 mod examples;
+/// Objects that are wrong, and what they must not do; also what tests/fuzz runs.
+mod hostile;
 /// Who is masqueraded, refused or dropped: every combination, against a short specification.
 mod matrix;
 /// Rules of Service semantics that need more than one stage to see.

@@ -70,7 +70,11 @@ fn parse(service: &KubeService, key: &Key, problems: &mut Problems) -> Option<Se
         external_policy: policy(spec.external_traffic_policy.as_deref()),
         affinity: affinity(spec),
         source_ranges: source_ranges(spec, problems),
-        health_check_node_port: spec.health_check_node_port.and_then(port_number),
+        health_check_node_port: number_or_none(
+            spec.health_check_node_port,
+            "spec.healthCheckNodePort",
+            problems,
+        ),
         class: spec.load_balancer_class.as_deref().map(Name::from),
         requested_ips,
         request_problem,
@@ -101,7 +105,10 @@ fn cluster_ips(spec: &ServiceSpec, problems: &mut Problems) -> Vec<IpAddr> {
         match text::ip(text) {
             Some(ip) if ips.iter().any(|other| Family::of(other) == Family::of(&ip)) => {}
             Some(ip) => ips.push(ip),
-            None => not_an_address(problems, format!("spec.clusterIPs[{at}]"), text),
+            None => {
+                let message = format!("\"{text}\" is not an IP address");
+                problems.add(format!("spec.clusterIPs[{at}]"), INVALID, message);
+            }
         }
     }
     ips
@@ -152,9 +159,9 @@ fn ingress(service: &KubeService, problems: &mut Problems) -> Vec<IngressIp> {
             None | Some("VIP") => IpMode::Vip,
             Some(_) => IpMode::Proxy,
         };
-        match text::ip(text) {
-            Some(ip) => ingress.push(IngressIp { ip, mode }),
-            None => not_an_address(problems, format!("status.loadBalancer.ingress[{at}].ip"), text),
+        match text::reachable(text) {
+            Ok(ip) => ingress.push(IngressIp { ip, mode }),
+            Err(message) => problems.add(format!("status.loadBalancer.ingress[{at}].ip"), INVALID, message),
         }
     }
     ingress
@@ -180,7 +187,7 @@ fn ports(listed: &[KubePort], problems: &mut Problems) -> Vec<ServicePort> {
             name: port.name.as_deref().unwrap_or_default().into(),
             protocol,
             port: number,
-            node_port: port.node_port.and_then(port_number),
+            node_port: number_or_none(port.node_port, &format!("spec.ports[{at}].nodePort"), problems),
         });
     }
     ports
@@ -251,16 +258,12 @@ fn list(value: &str) -> impl Iterator<Item = &str> {
 fn addresses(listed: Option<&[String]>, field: &str, problems: &mut Problems) -> Vec<IpAddr> {
     let mut ips = Vec::new();
     for (at, text) in listed.unwrap_or_default().iter().enumerate() {
-        match text::ip(text) {
-            Some(ip) => ips.push(ip),
-            None => not_an_address(problems, format!("{field}[{at}]"), text),
+        match text::reachable(text) {
+            Ok(ip) => ips.push(ip),
+            Err(message) => problems.add(format!("{field}[{at}]"), INVALID, message),
         }
     }
     ips
-}
-
-fn not_an_address(problems: &mut Problems, field: String, text: &str) {
-    problems.add(field, INVALID, format!("\"{text}\" is not an IP address"));
 }
 
 /// TCP where nothing is said.
@@ -274,8 +277,18 @@ pub fn protocol(word: Option<&str>) -> Option<Protocol> {
 }
 
 /// 0 is Kubernetes' word for none.
-pub fn port_number(number: i32) -> Option<u16> {
+fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+/// None where no number is given, and where what is given is no port.
+pub fn number_or_none(number: Option<i32>, field: &str, problems: &mut Problems) -> Option<u16> {
+    let given = number.filter(|number| *number != 0)?;
+    let number = port_number(given);
+    if number.is_none() {
+        problems.add(field, INVALID, format!("{given} is not a port"));
+    }
+    number
 }
 
 pub fn labels(metadata: &ObjectMeta) -> Labels {

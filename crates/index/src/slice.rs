@@ -10,7 +10,7 @@ use portolan_model::{Endpoint, EndpointSlice, Family, Name, Protocol, ServiceId}
 
 use crate::change::{Seen, Value};
 use crate::problems::Problems;
-use crate::service::{port_number, protocol};
+use crate::service::{number_or_none, protocol};
 use crate::{Key, Kind, Object, text};
 
 impl From<KubeSlice> for Object {
@@ -43,29 +43,41 @@ fn parse(slice: &KubeSlice, key: &Key, problems: &mut Problems) -> Option<Value>
         "IPv6" => Family::Ipv6,
         _ => return None,
     };
-    let endpoints = slice.endpoints.iter().enumerate();
+    let (ports, endpoints) = (slice.ports.iter().flatten().enumerate(), slice.endpoints.iter().enumerate());
     let slice = EndpointSlice {
         name: key.name.clone(),
         family,
-        ports: slice.ports.iter().flatten().filter_map(port).collect(),
+        ports: ports.filter_map(|(at, each)| port(at, each, problems)).collect(),
         endpoints: endpoints.filter_map(|(at, each)| endpoint(at, each, family, problems)).collect(),
     };
     Some(Value::EndpointSlice(service, Arc::new(slice)))
 }
 
 /// Ports without a name or a number are no ports (S8).
-fn port(port: &EndpointPort) -> Option<(Name, Protocol, u16)> {
-    let number = port.port.and_then(port_number)?;
-    Some((port.name.as_deref()?.into(), protocol(port.protocol.as_deref())?, number))
+fn port(at: usize, port: &EndpointPort, problems: &mut Problems) -> Option<(Name, Protocol, u16)> {
+    let number = number_or_none(port.port, &format!("ports[{at}].port"), problems)?;
+    let name = port.name.as_deref()?.into();
+    let Some(protocol) = protocol(port.protocol.as_deref()) else {
+        let word = port.protocol.as_deref().unwrap_or_default();
+        problems.add(format!("ports[{at}].protocol"), INVALID, format!("\"{word}\" is not a protocol"));
+        return None;
+    };
+    Some((name, protocol, number))
 }
 
 fn endpoint(at: usize, endpoint: &KubeEndpoint, family: Family, problems: &mut Problems) -> Option<Endpoint> {
     // S7: only the first address counts.
     let text = endpoint.addresses.first()?;
-    let Some(address) = text::ip(text).filter(|ip| Family::of(ip) == family) else {
-        let message = format!("\"{text}\" is not an {family} address");
-        problems.add(format!("endpoints[{at}].addresses[0]"), INVALID, message);
-        return None;
+    let of_family = |ip| match Family::of(&ip) == family {
+        true => Ok(ip),
+        false => Err(format!("\"{text}\" is not an {family} address")),
+    };
+    let address = match text::reachable(text).and_then(of_family) {
+        Ok(address) => address,
+        Err(message) => {
+            problems.add(format!("endpoints[{at}].addresses[0]"), INVALID, message);
+            return None;
+        }
     };
     let conditions = endpoint.conditions.as_ref();
     let hints = endpoint.hints.as_ref();

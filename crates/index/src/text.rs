@@ -17,6 +17,20 @@ pub fn ip(text: &str) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
+/// An address that clients reach or connections go to. Kubernetes takes none for external IPs and endpoints that means
+/// something else on every machine; a rule for one would open a node's own loopback or its cloud's metadata to others.
+pub fn reachable(text: &str) -> Result<IpAddr, String> {
+    let ip = ip(text).ok_or_else(|| format!("\"{text}\" is not an IP address"))?;
+    let is_link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    match is_link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+        true => Err(format!("{ip} is a loopback, link-local, multicast or unspecified address")),
+        false => Ok(ip),
+    }
+}
+
 fn leading_zeros(text: &str) -> Option<Ipv4Addr> {
     let mut parts = text.split('.').map(|part| {
         let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -165,6 +179,42 @@ mod tests {
                 "1.2.3.4.5": None
                 "+1.2.3.4": None
                 "": None"#]],
+        );
+    }
+
+    #[test]
+    fn s14_addresses_that_no_one_else_can_reach() {
+        check(
+            |text| reachable(text).err().is_some_and(|error| error.contains("loopback")),
+            &[
+                "127.0.0.1",
+                "0.0.0.0",
+                "169.254.169.254",
+                "224.0.0.1",
+                "255.255.255.255",
+                "::1",
+                "::",
+                "fe80::1",
+                "ff02::1",
+                "::ffff:127.0.0.1",
+                "127.000.000.001",
+                "10.0.0.1",
+                "fd00::1",
+            ],
+            expect![[r#"
+                "127.0.0.1": true
+                "0.0.0.0": true
+                "169.254.169.254": true
+                "224.0.0.1": true
+                "255.255.255.255": true
+                "::1": true
+                "::": true
+                "fe80::1": true
+                "ff02::1": true
+                "::ffff:127.0.0.1": true
+                "127.000.000.001": true
+                "10.0.0.1": false
+                "fd00::1": false"#]],
         );
     }
 

@@ -107,13 +107,14 @@ apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: a-1, labels: {kubernetes.io/service-name: a}}
 addressType: IPv4
-ports: [{name: '', port: 8080}, {name: dns, port: 53, protocol: UDP}, {port: 1}, {name: unnumbered}, {name: zero, port: 0}, {name: odd, port: 1, protocol: QUIC}]
+ports: [{name: '', port: 8080}, {name: dns, port: 53, protocol: UDP}, {port: 1}, {name: unnumbered}, {name: zero, port: 0}, {name: odd, port: 1, protocol: QUIC}, {name: large, port: 65536}]
 endpoints:
   - {addresses: [10.0.0.1, 10.0.0.99]}
   - {addresses: [10.0.0.2], conditions: {ready: false, serving: true, terminating: true}}
   - {addresses: [010.000.000.003], conditions: {ready: false, serving: false}}
   - {addresses: [not-an-address]}
   - {addresses: ['fd00::1']}
+  - {addresses: [127.0.0.1]}
   - {addresses: []}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.1}}
@@ -123,7 +124,8 @@ endpoints:
             default/a ClusterIp [10.96.0.1]
               a-1 [("", Tcp, 8080), ("dns", Udp, 53)] ["10.0.0.1 ready serving", "10.0.0.2 serving terminating", "10.0.0.3"]
               a-2 [] []
-            ! EndpointSlice default/a-1: endpoints[3].addresses[0]: "not-an-address" is not an IPv4 address (Invalid)
+            ! EndpointSlice default/a-1: ports[5].protocol: "QUIC" is not a protocol (Invalid)
+            ! EndpointSlice default/a-1: endpoints[3].addresses[0]: "not-an-address" is not an IP address (Invalid)
             ! EndpointSlice default/a-1: endpoints[4].addresses[0]: "fd00::1" is not an IPv4 address (Invalid)
         "#]],
     );

@@ -9,6 +9,7 @@
 //!   Service + NodeView ──> health::Ports ──────> what each healthCheckNodePort answers
 //!   nodePortAddresses  ──> node_ports::addresses ─> addresses that answer node ports
 //!   ServicePlan        ──> localhost::Listeners ─> relays of node ports on loopback addresses
+//!   Problems           ──> complaints::Complaints ─> what is to be said of them, once
 //!   Nodes              ──> routes::to_nodes ───> podCIDR routes
 //!   Snapshot + Supply  ──> allocate::services ──> Decisions          what the leader writes
 //! ```
@@ -19,6 +20,7 @@
 pub mod advertise;
 pub mod allocate;
 mod classes;
+pub mod complaints;
 pub mod endpoints;
 pub mod flows;
 pub mod health;
