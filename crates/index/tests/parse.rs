@@ -125,8 +125,10 @@ endpoints:
               a-1 [("", Tcp, 8080), ("dns", Udp, 53)] ["10.0.0.1 ready serving", "10.0.0.2 serving terminating", "10.0.0.3"]
               a-2 [] []
             ! EndpointSlice default/a-1: ports[5].protocol: "QUIC" is not a protocol (Invalid)
+            ! EndpointSlice default/a-1: ports[6].port: 65536 is not a port (Invalid)
             ! EndpointSlice default/a-1: endpoints[3].addresses[0]: "not-an-address" is not an IP address (Invalid)
             ! EndpointSlice default/a-1: endpoints[4].addresses[0]: "fd00::1" is not an IPv4 address (Invalid)
+            ! EndpointSlice default/a-1: endpoints[5].addresses[0]: 127.0.0.1 is a loopback, link-local, multicast or unspecified address (Invalid)
         "#]],
     );
 }
