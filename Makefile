@@ -6,11 +6,14 @@ SHELL := /bin/bash
 # The router of the demo: bird or frr.
 ROUTER ?= bird
 FUZZ_SECONDS ?= 60
+# More arguments for the benchmarks.
+BENCH ?=
 
 bin := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug
 lab := $(bin)/portolan-lab
+bench := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release/portolan-bench
 
-.PHONY: setup build demo demo-down test lint fuzz
+.PHONY: setup build demo demo-down test lint fuzz bench bench-quick
 
 setup: ## install packages, build the lab, build Kubernetes and Helm (once per version, into the user's cache)
 	tests/lab/setup.sh
@@ -28,6 +31,14 @@ demo-down: ## remove every trace of the demo
 
 test: setup ## every test; those in the lab need root
 	cargo test --locked --workspace
+
+bench: setup ## everything of docs/performance.md, beside the real kube-proxy: about 40 minutes on a quiet machine
+	cargo build --locked --release -p portolan -p portolan-bench
+	$(bench) $(BENCH)
+
+bench-quick: setup ## the same at 1,000 Services, in two minutes. BENCH='--subject portolan' leaves kube-proxy out
+	cargo build --locked --release -p portolan -p portolan-bench
+	$(bench) --quick --size 1000x3 $(BENCH)
 
 lint: ## formatting, clippy, cargo-deny
 	.ci/lint

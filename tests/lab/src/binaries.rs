@@ -139,7 +139,7 @@ fn watch_build(mut command: Command, name: &str) -> anyhow::Result<()> {
 }
 
 /// `$XDG_CACHE_HOME/portolan`: outside the clone, so that a fresh clone need not build again.
-fn cache_dir() -> anyhow::Result<PathBuf> {
+pub fn cache_dir() -> anyhow::Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("portolan"))

@@ -44,6 +44,18 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts everything in `ns` and waits until the API server is ready. Files go to `dir`, logs to `dir/logs`.
     pub async fn start(ns: Namespace, dir: &Path, binaries: &Binaries) -> anyhow::Result<ControlPlane> {
+        let mut plane = ControlPlane::start_server(ns, dir, binaries).await?;
+        plane.controllers = vec![plane.controller_manager()?, plane.scheduler()?];
+        Ok(plane)
+    }
+
+    /// Only etcd and the API server: whoever wants a Service's EndpointSlices writes them himself. Where `dir/etcd` is
+    /// there already, its objects are.
+    pub async fn start_server(
+        ns: Namespace,
+        dir: &Path,
+        binaries: &Binaries,
+    ) -> anyhow::Result<ControlPlane> {
         pki::write(dir)?;
         let token = pki::random_token()?;
         std::fs::write(dir.join("tokens.csv"), format!("{token},admin,admin,\"system:masters\"\n"))?;
@@ -59,8 +71,15 @@ impl ControlPlane {
         let mut plane =
             ControlPlane { ns, dir, binaries, client, access, etcd, apiserver, controllers: Vec::new() };
         plane.wait_ready().await?;
-        plane.controllers = vec![plane.controller_manager()?, plane.scheduler()?];
         Ok(plane)
+    }
+
+    /// Kills everything; the objects stay in `dir/etcd`.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        for daemon in self.controllers.iter_mut().chain([&mut self.apiserver, &mut self.etcd]) {
+            daemon.kill().await?;
+        }
+        Ok(())
     }
 
     pub fn client(&self) -> Client {

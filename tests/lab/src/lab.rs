@@ -177,7 +177,8 @@ pub async fn reap(prefix: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn spawn_reaper(prefix: &str, input: Stdio) -> anyhow::Result<Child> {
+/// Removes namespaces, their processes and the folder of `prefix` once its input ends.
+pub fn spawn_reaper(prefix: &str, input: Stdio) -> anyhow::Result<Child> {
     let mut command = Command::new("sh");
     command.arg("-c").arg(REAP).arg("portolan-lab-reap").arg(prefix).arg(folder(prefix));
     command.stdin(input).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,0 +1,186 @@
+//! Namespaces and the API server.
+//!
+//! ```text
+//!   client ── node ── server: every endpoint address
+//!               └── cp: etcd, API server, and this program
+//! ```
+//!
+//! This program lives in the control plane's namespace: it talks to the API server without a detour, and sees its events
+//! when the proxies do. Each subject gets a fresh node, so that nothing of the one before is in its kernel.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use nix::sched::{CloneFlags, setns};
+use portolan_lab::binaries::Binaries;
+use portolan_lab::control_plane::{self, ControlPlane};
+use portolan_lab::netns::{self, Namespace};
+use portolan_lab::{lab, topology, wait_for};
+
+use crate::ask::Server;
+use crate::load;
+use crate::objects::{ENDPOINTS, Size};
+
+const CLIENT: &str = "10.200.1.2";
+
+/// Makes the control plane's namespace and moves the calling thread there: before there are other threads.
+pub fn enter(prefix: &str) -> anyhow::Result<()> {
+    let api = topology::CONTROL_PLANE.v4;
+    let name = format!("{prefix}-cp");
+    ip(&format!("netns add {name}\n")).context("make the control plane's namespace (as root?)")?;
+    let file = File::open(Path::new("/run/netns").join(&name))?;
+    setns(file, CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
+    ip(&format!("link set lo up\naddr add {api}/32 dev lo\n"))
+}
+
+fn ip(batch: &str) -> anyhow::Result<()> {
+    let mut child = std::process::Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+    child.stdin.take().context("stdin")?.write_all(batch.as_bytes())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "ip -batch: {status}");
+    Ok(())
+}
+
+/// The API server with the objects of one size.
+pub struct World {
+    pub prefix: String,
+    pub dir: PathBuf,
+    pub size: Size,
+    pub client: Client,
+    pub binaries: Binaries,
+    plane: ControlPlane,
+}
+
+impl World {
+    /// Starts the API server on a copy of the kept objects; the first time they are written, which takes minutes.
+    pub async fn up(prefix: &str, size: Size, binaries: &Binaries) -> anyhow::Result<World> {
+        let kept = load::kept(size, binaries).await?;
+        if !kept.exists() {
+            let dir = folder(prefix, "load")?;
+            let plane = start(prefix, &dir, binaries).await?;
+            load::post_all(&connect(&dir).await?, size).await?;
+            plane.stop().await?;
+            load::keep(&dir.join("etcd"), &kept)?;
+        }
+        let dir = folder(prefix, &format!("{}x{}", size.services, size.endpoints))?;
+        load::copy(&kept, &dir.join("etcd"))?;
+        let plane = start(prefix, &dir, binaries).await?;
+        let client = connect(&dir).await?;
+        load::check(&client, size).await?;
+        definitions(&client).await?;
+        let (prefix, binaries) = (prefix.into(), binaries.clone());
+        Ok(World { prefix, dir, size, client, binaries, plane })
+    }
+
+    pub async fn down(self) -> anyhow::Result<()> {
+        self.plane.stop().await?;
+        Ok(std::fs::remove_dir_all(self.dir)?)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig-nodes")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+}
+
+fn folder(prefix: &str, name: &str) -> anyhow::Result<PathBuf> {
+    let dir = lab::folder(prefix).join(name);
+    std::fs::create_dir_all(dir.join("logs")).with_context(|| dir.display().to_string())?;
+    Ok(dir)
+}
+
+async fn start(prefix: &str, dir: &Path, binaries: &Binaries) -> anyhow::Result<ControlPlane> {
+    ControlPlane::start_server(Namespace::open(&format!("{prefix}-cp"))?, dir, binaries).await
+}
+
+/// Directly, not by the relay of tests.
+async fn connect(dir: &Path) -> anyhow::Result<Client> {
+    control_plane::client(&dir.join("kubeconfig-nodes")).await
+}
+
+/// Of the product under test, so not among the kept objects.
+async fn definitions(client: &Client) -> anyhow::Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in portolan_api::crds() {
+        let name = crd.metadata.name.clone().context("name")?;
+        api.patch(&name, &PatchParams::apply("bench").force(), &Patch::Apply(&crd)).await?;
+        wait_for(&format!("{name} is served"), Duration::from_secs(30), async || {
+            let conditions = api.get(&name).await?.status.and_then(|status| status.conditions);
+            let is_served =
+                conditions.into_iter().flatten().any(|c| c.type_ == "Established" && c.status == "True");
+            Ok(if is_served { Ok(()) } else { Err("not established") })
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// A node with a client on one side and every endpoint on the other.
+pub struct Node {
+    prefix: String,
+    pub node: Namespace,
+    pub client: Namespace,
+    _server: Server,
+}
+
+impl Node {
+    pub async fn up(prefix: &str) -> anyhow::Result<Node> {
+        let p = prefix;
+        let api = topology::CONTROL_PLANE.v4;
+        netns::ip(&format!(
+            "netns add {p}-node\nnetns add {p}-client\nnetns add {p}-server\n\
+             link add node netns {p}-cp type veth peer name eth0 netns {p}-node\n\
+             link add eth0 netns {p}-client type veth peer name client netns {p}-node\n\
+             link add eth0 netns {p}-server type veth peer name server netns {p}-node\n"
+        ))
+        .await?;
+        let open = |name: &str| Namespace::open(&format!("{p}-{name}"));
+        let (cp, node, client, server) = (open("cp")?, open("node")?, open("client")?, open("server")?);
+        cp.ip("addr add 10.9.0.11/24 dev node\nlink set node up\n").await?;
+        node.sysctl(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+        ])?;
+        node.ip(&format!(
+            "link set lo up\naddr add 10.9.0.1/24 dev eth0\nlink set eth0 up\n\
+             addr add 10.200.1.1/24 dev client\nlink set client up\n\
+             addr add 10.200.2.1/24 dev server\nlink set server up\n\
+             route add {api}/32 dev eth0\nroute add {ENDPOINTS} via 10.200.2.2\nroute add default via 10.200.2.2\n"
+        ))
+        .await?;
+        client
+            .ip(&format!(
+                "link set lo up\naddr add {CLIENT}/24 dev eth0\nlink set eth0 up\nroute add default via 10.200.1.1\n"
+            ))
+            .await?;
+        server
+            .ip(&format!(
+                "link set lo up\naddr add 10.200.2.2/24 dev eth0\nlink set eth0 up\n\
+                 route add local {ENDPOINTS} dev lo\nroute add default via 10.200.2.1\n"
+            ))
+            .await?;
+        let _server = Server::start(&server)?;
+        Ok(Node { prefix: prefix.into(), node, client, _server })
+    }
+
+    /// The processes in its namespaces must have ended.
+    pub async fn down(self) -> anyhow::Result<()> {
+        let prefix = self.prefix.clone();
+        drop(self);
+        // The namespaces' ends of the wires go at the kernel's leisure, this one at once.
+        let names = ["node", "client", "server"].map(|name| format!("netns del {prefix}-{name}\n"));
+        netns::ip(&format!("link del node\n{}", names.concat())).await
+    }
+}
