@@ -13,6 +13,7 @@
 //! - `take_over`: the real kube-proxy before and after us; foreign changes to our tables.
 //! - `routers`: the same with FRR in BIRD's place.
 //! - `bad_input`: one clear sentence, and nothing else lost.
+//! - `hostile`: whatever the API server takes, and nothing else suffers.
 //! - `commands`: status, cleanup, crds as an operator runs them.
 
 mod announcing;
@@ -21,6 +22,7 @@ mod commands;
 mod fixture;
 mod forwarding;
 mod health;
+mod hostile;
 mod localhost;
 mod reload;
 mod restarts;
