@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use portolan_model::{Family, ServiceId, Snapshot};
 use portolan_plan::flows::Flows;
@@ -33,16 +34,26 @@ impl Connections {
         &mut self,
         snapshot: &Snapshot,
         tables: &Tables,
+        now: Instant,
     ) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
         for id in std::mem::take(&mut self.unseen) {
             let service = snapshot.services.get(&id).map(|service| &**service);
-            self.flows.set(&id, tables.programmed(&id), service);
+            self.flows.set(&id, tables.programmed(&id), service, now);
         }
-        self.delete(&tables.settings().node_port_addresses)
+        self.delete(&tables.settings().node_port_addresses, now)
     }
 
-    fn delete(&mut self, node_ports: &BTreeSet<IpAddr>) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
-        let stale = self.flows.stale();
+    /// When there is something to delete although nothing changed.
+    pub fn wake(&self) -> Option<Instant> {
+        self.flows.poll_timeout()
+    }
+
+    fn delete(
+        &mut self,
+        node_ports: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
+        let stale = self.flows.stale(now);
         if stale.is_empty() {
             return Ok(BTreeMap::new());
         }

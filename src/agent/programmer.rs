@@ -44,8 +44,12 @@ impl Programmer {
 
     /// When there is something to do although nothing changed.
     pub fn wake(&self) -> Option<Instant> {
-        let retry_at = self.trouble.as_ref().map(|trouble| trouble.retry_at);
-        [retry_at, self.tables.wake()].into_iter().flatten().min()
+        // In trouble, connections wait for the next attempt too.
+        let next = match &self.trouble {
+            Some(trouble) => Some(trouble.retry_at),
+            None => self.connections.wake(),
+        };
+        [next, self.tables.wake()].into_iter().flatten().min()
     }
 
     /// What the kernel refuses now.
@@ -75,7 +79,7 @@ impl Programmer {
         let of_tables = tables.is_err();
         let others = match of_tables || is_pausing {
             true => Vec::new(),
-            false => self.write_others(snapshot, routes, meter).await,
+            false => self.write_others(snapshot, routes, meter, now).await,
         };
         let errors: Vec<anyhow::Error> = tables.err().into_iter().chain(others).collect();
         if !errors.is_empty() {
@@ -91,8 +95,10 @@ impl Programmer {
         snapshot: &Snapshot,
         routes: impl FnOnce() -> BTreeMap<IpNet, IpAddr>,
         meter: &Meter,
+        now: Instant,
     ) -> Vec<anyhow::Error> {
-        let cleaned = self.connections.clean(snapshot, &self.tables).map(|cleaned| meter.cleaned(&cleaned));
+        let cleaned = self.connections.clean(snapshot, &self.tables, now);
+        let cleaned = cleaned.map(|cleaned| meter.cleaned(&cleaned));
         let routed = match self.routes_due {
             true => self.node_routes.apply(&routes()).await.context("routes to other nodes"),
             false => Ok(()),

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use portolan_model::{
     Action, Address, Backend, Endpoint, Family, Frontend, Protocol, Service, ServiceId, ServicePlan,
@@ -13,6 +14,10 @@ use portolan_model::{
 
 /// Remembers where flows of each programmed frontend may lead. Call [`set`](Flows::set) when a Service was programmed
 /// (or may have other endpoints now), delete what [`stale`](Flows::stale) condemns, then call [`cleaned`](Flows::cleaned).
+///
+/// UDP ends that go without notice are spared for [`GRACE`](Flows::GRACE): a request may have reached one that serves on (its
+/// pod became unready, say), and without its flow the answer would not find back. When
+/// [`poll_timeout`](Flows::poll_timeout) has passed, [`stale`](Flows::stale) condemns them too.
 ///
 /// A new one knows nothing, so that the first cleaning looks at every UDP frontend: endpoints may have changed while
 /// no agent ran.
@@ -24,6 +29,8 @@ pub struct Flows {
     /// Services may claim one frontend together: a flow to an endpoint of any of them stays.
     claimed: BTreeMap<Frontend, BTreeSet<ServiceId>>,
     due: BTreeMap<Frontend, BTreeSet<Backend>>,
+    /// Until when UDP flows to ends that went without notice are spared.
+    spared: BTreeMap<Frontend, BTreeMap<Backend, Instant>>,
 }
 
 /// The far ends that a frontend's flows may have, each with whether it may go without notice: an endpoint that was not
@@ -43,24 +50,33 @@ enum Fate {
 }
 
 impl Flows {
+    /// Longer than a pod takes to answer, shorter than a client takes to notice.
+    pub const GRACE: Duration = Duration::from_millis(200);
+
     /// `tcp`: also condemn TCP flows to endpoints that went without having been terminating (S53).
     pub fn new(tcp: bool) -> Flows {
         Flows { tcp, ..Flows::default() }
     }
 
     /// `programmed` is what the kernel runs of the Service; `service` the Service as it is, None when it was removed.
-    pub fn set(&mut self, id: &ServiceId, programmed: Option<&ServicePlan>, service: Option<&Service>) {
+    pub fn set(
+        &mut self,
+        id: &ServiceId,
+        programmed: Option<&ServicePlan>,
+        service: Option<&Service>,
+        now: Instant,
+    ) {
         let new = programmed.map(|plan| self.ends(plan, service)).unwrap_or_default();
         let old = self.services.remove(id).unwrap_or_default();
         for (frontend, ends) in &old {
-            self.note(*frontend, Some(ends), new.get(frontend));
+            self.note(*frontend, Some(ends), new.get(frontend), now);
             if !new.contains_key(frontend) {
                 self.unclaim(frontend, id);
             }
         }
         for (frontend, ends) in &new {
             if !old.contains_key(frontend) {
-                self.note(*frontend, None, Some(ends));
+                self.note(*frontend, None, Some(ends), now);
                 self.claimed.entry(*frontend).or_default().insert(id.clone());
             }
         }
@@ -70,8 +86,21 @@ impl Flows {
     }
 
     /// Empty most of the time.
-    pub fn stale(&self) -> Stale {
+    pub fn stale(&mut self, now: Instant) -> Stale {
+        self.spared.retain(|frontend, ends| {
+            let before = ends.len();
+            ends.retain(|_, until| now < *until);
+            if ends.len() < before {
+                self.due.entry(*frontend).or_default();
+            }
+            !ends.is_empty()
+        });
         Stale(self.due.iter().map(|(frontend, gone)| (*frontend, self.fate(frontend, gone))).collect())
+    }
+
+    /// When there is more to condemn although nothing changed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.spared.values().flat_map(BTreeMap::values).min().copied()
     }
 
     /// What [`stale`](Flows::stale) condemned is deleted.
@@ -101,15 +130,19 @@ impl Flows {
     }
 
     /// Takes down whether one Service's change can have left flows behind.
-    fn note(&mut self, frontend: Frontend, old: Option<&Ends>, new: Option<&Ends>) {
+    fn note(&mut self, frontend: Frontend, old: Option<&Ends>, new: Option<&Ends>, now: Instant) {
         let none = Ends::new();
         let (before, after) = (old.unwrap_or(&none), new.unwrap_or(&none));
         let gone = before.iter().filter(|(end, _)| !after.contains_key(end));
         match frontend.protocol {
             Protocol::Udp => {
-                let went = gone.count() > 0;
+                let (sudden, noticed): (Vec<_>, Vec<_>) = gone.partition(|(_, sudden)| **sudden);
+                for (end, _) in &sudden {
+                    self.spared.entry(frontend).or_default().insert(**end, now + Self::GRACE);
+                }
                 // S52, #105657: while there was no rule, or none that led anywhere, packets may have passed untranslated.
-                if went || old.is_none() || new.is_none() || (before.is_empty() && !after.is_empty()) {
+                let is_new = old.is_none() || (before.is_empty() && !after.is_empty());
+                if !noticed.is_empty() || is_new || new.is_none() {
                     self.due.entry(frontend).or_default();
                 }
             }
@@ -140,7 +173,11 @@ impl Flows {
             .flat_map(|ends| ends.keys().copied())
             .collect();
         match frontend.protocol {
-            Protocol::Udp => Fate::AllBut { ends, served: claims.is_some() },
+            Protocol::Udp => {
+                let spared = self.spared.get(frontend).into_iter().flat_map(BTreeMap::keys);
+                let ends = ends.into_iter().chain(spared.copied()).collect();
+                Fate::AllBut { ends, served: claims.is_some() }
+            }
             Protocol::Tcp | Protocol::Sctp => Fate::Only(gone.difference(&ends).copied().collect()),
         }
     }

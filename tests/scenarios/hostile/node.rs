@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use portolan_dataplane::{Dataplane, KernelState, Limits, Outcome, Packet, Settings, evaluate, render};
 use portolan_index::{Change, Index, Kind, Object};
@@ -26,6 +27,8 @@ pub struct Node {
     kernel: Kernel,
     plans: BTreeMap<ServiceId, Arc<ServicePlan>>,
     flows: Flows,
+    /// Time stands still.
+    now: Instant,
     health: Ports,
 }
 
@@ -42,6 +45,7 @@ impl Default for Node {
             kernel: Kernel::default(),
             plans: BTreeMap::new(),
             flows: Flows::new(true),
+            now: Instant::now(),
             health: Ports::default(),
         };
         node.see_node();
@@ -78,7 +82,7 @@ impl Node {
         for id in services {
             let wanted = snapshot.services.get(&id);
             let plan = wanted.map(|wanted| Arc::new(service::plan(wanted, &self.view)));
-            self.flows.set(&id, plan.as_deref(), wanted.map(|wanted| &**wanted));
+            self.flows.set(&id, plan.as_deref(), wanted.map(|wanted| &**wanted), self.now);
             self.health.set(&id, wanted.map(|wanted| &**wanted), &self.view);
             self.dataplane.set_service(&id, wanted.map_or(0, |wanted| wanted.created), plan.clone());
             match plan {
@@ -91,7 +95,7 @@ impl Node {
 
     pub fn write(&mut self) {
         self.kernel.write(&mut self.dataplane, |_, _| {});
-        self.flows.stale();
+        self.flows.stale(self.now);
         self.flows.cleaned();
     }
 

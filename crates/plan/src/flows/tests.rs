@@ -1,6 +1,7 @@
 use expect_test::{Expect, expect};
 use portolan_model::*;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::Flows;
 use crate::fixture::{ip, n1, port, slice, web};
@@ -15,8 +16,19 @@ fn service(endpoints: &str) -> Service {
 }
 
 fn set(flows: &mut Flows, service: Option<&Service>) {
+    set_at(flows, service, start());
+}
+
+fn set_at(flows: &mut Flows, service: Option<&Service>, now: Instant) {
     let plan = service.map(|service| plan(service, &n1()));
-    flows.set(&web().id, plan.as_ref(), service);
+    flows.set(&web().id, plan.as_ref(), service, now);
+}
+
+/// The same in all tests of a process.
+fn start() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
+    *START.get_or_init(Instant::now)
 }
 
 /// What is condemned of flows from each destination to each end, when the Service goes from `before` to `after`
@@ -27,11 +39,16 @@ fn check(before: &str, after: &str, expected: Expect) {
     set(&mut flows, parse(before).as_ref());
     flows.cleaned();
     set(&mut flows, parse(after).as_ref());
-    expected.assert_eq(&condemned(&flows));
+    expected.assert_eq(&condemned(&mut flows));
 }
 
-fn condemned(flows: &Flows) -> String {
-    let (stale, mut text) = (flows.stale(), String::new());
+/// Once nothing is spared any more.
+fn condemned(flows: &mut Flows) -> String {
+    condemned_at(flows, start() + Flows::GRACE)
+}
+
+fn condemned_at(flows: &mut Flows, now: Instant) -> String {
+    let (stale, mut text) = (flows.stale(now), String::new());
     let node_ports = [ip("172.18.0.2")].into();
     let destinations = [
         "10.96.0.10:80",
@@ -145,12 +162,12 @@ fn s53_tcp_only_what_went_without_notice() {
     for endpoints in ["10.1.1.1 n1", "10.1.1.1 n1 terminating\n10.1.1.2 n1", "10.1.1.2 n1"] {
         set(&mut flows, Some(&service(endpoints)));
     }
-    assert!(!condemned(&flows).contains("tcp"), "it was terminating");
+    assert!(!condemned(&mut flows).contains("tcp"), "it was terminating");
     let mut off = Flows::new(false);
     for endpoints in ["10.1.1.1 n1", ""] {
         set(&mut off, Some(&service(endpoints)));
     }
-    assert!(!condemned(&off).contains("tcp"), "the switch is off");
+    assert!(!condemned(&mut off).contains("tcp"), "the switch is off");
 }
 
 /// Invariant 9: who claims another's frontend cannot break its flows.
@@ -162,10 +179,10 @@ fn s51_a_claim_of_another_service_keeps_its_flows() {
     for endpoints in ["10.1.1.2 n1", ""] {
         flows.cleaned();
         let claimant = service(endpoints);
-        flows.set(&other, Some(&plan(&claimant, &n1())), Some(&claimant));
+        flows.set(&other, Some(&plan(&claimant, &n1())), Some(&claimant), start());
     }
-    assert!(!condemned(&flows).contains("10.1.1.1:8080"));
-    assert!(condemned(&flows).contains("10.1.1.2:8080"));
+    let text = condemned(&mut flows);
+    assert!(!text.contains("10.1.1.1:8080") && text.contains("10.1.1.2:8080"), "{text}");
 }
 
 /// A cleaning that failed is made up for with what holds then.
@@ -175,6 +192,38 @@ fn s51_late_cleaning_keeps_what_came_meanwhile() {
     for endpoints in ["10.1.1.1 n1", "10.1.1.2 n1", "10.1.1.2 n1\n10.1.1.3 n1"] {
         set(&mut flows, Some(&service(endpoints)));
     }
-    let text = condemned(&flows);
+    let text = condemned(&mut flows);
     assert!(text.contains("10.1.1.1:8080") && !text.contains("10.1.1.3:8080"), "{text}");
+}
+
+/// A request that is on its way to an end that went without notice is still answered.
+#[test]
+fn s51_an_answer_on_its_way_finds_back() {
+    let mut flows = Flows::new(false);
+    let both = service("10.1.1.1 n1\n10.1.1.2 n1");
+    set(&mut flows, Some(&both));
+    flows.cleaned();
+    let gone = start() + Duration::from_secs(1);
+    set_at(&mut flows, Some(&service("10.1.1.2 n1")), gone);
+    assert_eq!(flows.poll_timeout(), Some(gone + Flows::GRACE));
+    assert_eq!(condemned_at(&mut flows, gone), "");
+    // Back, and gone again: spared anew.
+    let again = gone + Flows::GRACE / 2;
+    set_at(&mut flows, Some(&both), again);
+    set_at(&mut flows, Some(&service("10.1.1.2 n1")), again);
+    assert_eq!(condemned_at(&mut flows, gone + Flows::GRACE), "");
+    assert!(condemned_at(&mut flows, again + Flows::GRACE).contains("10.1.1.1:8080"));
+    assert_eq!(flows.poll_timeout(), None);
+}
+
+/// A pod that had time to end has answered.
+#[test]
+fn s51_an_end_that_was_terminating_is_not_spared() {
+    let mut flows = Flows::new(false);
+    for endpoints in ["10.1.1.1 n1\n10.1.1.2 n1", "10.1.1.1 n1 terminating\n10.1.1.2 n1"] {
+        set(&mut flows, Some(&service(endpoints)));
+        flows.cleaned();
+    }
+    set(&mut flows, Some(&service("10.1.1.2 n1")));
+    assert!(condemned_at(&mut flows, start()).contains("10.1.1.1:8080"));
 }
