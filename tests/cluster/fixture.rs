@@ -252,11 +252,18 @@ impl Cluster {
 
     /// An EndpointSlice of our own for a Service without selector: one endpoint, on UDP port 80.
     pub async fn set_endpoint(&self, service: &str, address: &str, ready: bool) -> anyhow::Result<()> {
+        let conditions = json!({ "ready": ready, "serving": ready });
+        self.set_endpoints(service, "UDP", json!([{ "addresses": [address], "conditions": conditions }]))
+            .await
+    }
+
+    /// The same with any endpoints, on port 80 of `protocol`.
+    pub async fn set_endpoints(&self, service: &str, protocol: &str, endpoints: Value) -> anyhow::Result<()> {
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": { "name": service, "labels": { "kubernetes.io/service-name": service } },
-            "addressType": "IPv4", "ports": [{ "name": "", "port": 80, "protocol": "UDP" }],
-            "endpoints": [{ "addresses": [address], "conditions": { "ready": ready, "serving": ready } }],
+            "addressType": "IPv4", "ports": [{ "name": "", "port": 80, "protocol": protocol }],
+            "endpoints": endpoints,
         });
         let params = PatchParams::apply("test").force();
         self.api::<EndpointSlice>().patch(service, &params, &Patch::Apply(&slice)).await?;

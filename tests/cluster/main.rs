@@ -6,6 +6,7 @@
 //! - `announcing`: what the router learns, and in which order things go.
 //! - `udp`: flows that never pause go on when their pods are replaced.
 //! - `scaling`: requests without pause while endpoints come and go.
+//! - `flapping`: the same while one endpoint comes and goes without pause.
 //! - `localhost`: node ports on loopback addresses.
 //! - `reload`: the configuration file changes while the agent runs.
 //! - `restarts`: agents, controllers and the API server die and return.
@@ -20,6 +21,7 @@ mod announcing;
 mod bad_input;
 mod commands;
 mod fixture;
+mod flapping;
 mod forwarding;
 mod health;
 mod hostile;

@@ -139,7 +139,7 @@ pub async fn many(ns: &Namespace, to: SocketAddr, count: usize) -> Tally {
     tally
 }
 
-/// TCP requests at a steady rate, each on a connection of its own and none waiting for another, until stopped.
+/// Requests at a steady rate, each on a connection or from a port of its own and none waiting for another, until stopped.
 #[derive(Debug)]
 pub struct Requests {
     tally: Arc<Mutex<Tally>>,
@@ -149,8 +149,13 @@ pub struct Requests {
 
 impl Requests {
     pub fn start(ns: &Namespace, to: SocketAddr, per_second: u32) -> Requests {
+        Requests::start_by(Protocol::Tcp, ns, to, per_second)
+    }
+
+    pub fn start_by(protocol: Protocol, ns: &Namespace, to: SocketAddr, per_second: u32) -> Requests {
         let (tally, stop) = (Arc::<Mutex<Tally>>::default(), Arc::<AtomicBool>::default());
-        let task = tokio::spawn(ask_until(stop.clone(), ns.clone(), to, per_second, tally.clone()));
+        let load = Load { protocol, ns: ns.clone(), to, per_second };
+        let task = tokio::spawn(ask_until(stop.clone(), load, tally.clone()));
         Requests { tally, stop, task }
     }
 
@@ -167,22 +172,39 @@ impl Requests {
     }
 }
 
-async fn ask_until(
-    stop: Arc<AtomicBool>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Clone)]
+struct Load {
+    protocol: Protocol,
     ns: Namespace,
     to: SocketAddr,
     per_second: u32,
-    tally: Arc<Mutex<Tally>>,
-) {
+}
+
+impl Load {
+    async fn ask(&self) -> anyhow::Result<Answer> {
+        match self.protocol {
+            Protocol::Tcp => tcp(&self.ns, self.to).await,
+            Protocol::Udp => udp(&self.ns, self.to).await,
+        }
+    }
+}
+
+async fn ask_until(stop: Arc<AtomicBool>, load: Load, tally: Arc<Mutex<Tally>>) {
     let start = Instant::now();
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second.max(1));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / load.per_second.max(1));
     let mut asked = tokio::task::JoinSet::new();
     while !stop.load(Ordering::Relaxed) {
         ticks.tick().await;
-        let (ns, tally) = (ns.clone(), tally.clone());
+        let (load, tally) = (load.clone(), tally.clone());
         asked.spawn(async move {
             let began = start.elapsed();
-            let result = tcp(&ns, to).await;
+            let result = load.ask().await;
             tally.lock().expect("tally").count(began, start.elapsed() - began, result);
         });
         while asked.try_join_next().is_some() {}
