@@ -10,11 +10,17 @@ use portolan_lab::binaries::Binaries;
 use portolan_lab::lab;
 
 mod ask;
+mod chart;
 mod commits;
+mod docs;
 mod events;
+mod facts;
+mod listing;
 mod load;
 mod measure;
 mod objects;
+mod packets;
+mod pipeline;
 mod plan;
 mod report;
 mod stats;
@@ -41,6 +47,9 @@ pub struct Arguments {
     /// Where results.json goes.
     #[arg(long, default_value = "target/bench")]
     output: std::path::PathBuf,
+    /// Folder whose performance.md and bench.svg are to show the results.
+    #[arg(long)]
+    docs: Option<std::path::PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {

@@ -15,9 +15,10 @@ use serde_json::json;
 use crate::ask;
 use crate::commits::Listener;
 use crate::events::Events;
+use crate::listing::Listing;
 use crate::load;
 use crate::objects::{self, NAMESPACE, spare_endpoint};
-use crate::subject::{Kind, Listing, Subject};
+use crate::subject::{Kind, Subject};
 use crate::wire::Wire;
 use crate::world::{Node, World};
 
@@ -30,7 +31,7 @@ const BURST_PROBES: usize = 20;
 /// A running subject, and what was changed since the objects were as they are kept.
 pub struct Run<'a> {
     pub world: &'a World,
-    node: Node,
+    pub node: Node,
     pub subject: Subject,
     /// The present endpoints of Services that were changed, and how often that was.
     changed: BTreeMap<u32, (Vec<Ipv4Addr>, u32)>,

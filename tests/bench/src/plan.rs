@@ -1,31 +1,75 @@
 //! Which measurements are made, in which order, and which bars they are held against.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use portolan_lab::binaries::Binaries;
 
 use crate::Arguments;
+use crate::facts::Facts;
+use crate::listing::Listing;
 use crate::measure::{Change, Run};
-use crate::objects::Size;
+use crate::objects::{self, Size, TARGET_PORT};
+use crate::packets::Cost;
+use crate::pipeline::Outcome;
 use crate::report::Report;
 use crate::stats::{largest, median, percentile};
 use crate::subject::{Kind, Settled, Subject};
 use crate::world::{Node, World};
+use crate::{ask, docs, packets, pipeline};
 
 pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> anyhow::Result<()> {
+    let facts = Facts::gather(&binaries.kubernetes)?;
+    eprintln!("{facts}");
     let mut report = Report::default();
+    let routed = routed(prefix).await?;
+    eprintln!("a packet by plain routing: {:.0} ns", routed.new);
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
         for kind in &arguments.subjects {
             if *kind == Kind::Portolan || size.services <= arguments.rivals_up_to {
-                Session { world: &world, kind: *kind, quick: arguments.quick, report: &mut report }
-                    .run()
-                    .await?;
+                let quick = arguments.quick;
+                Session { world: &world, kind: *kind, quick, routed, report: &mut report }.run().await?;
             }
         }
         world.down().await?;
+        // What there is so far, should a later size fail.
         report.write_json(&arguments.output.join("results.json"))?;
     }
-    print!("{}", report.table());
+    flat(&mut report, &arguments.sizes);
+    report.write_json(&arguments.output.join("results.json"))?;
+    std::fs::write(arguments.output.join("facts.json"), serde_json::to_string_pretty(&facts)? + "\n")?;
+    std::fs::write(arguments.output.join("bench.svg"), docs::picture(&report))?;
+    if let Some(folder) = &arguments.docs {
+        docs::write(folder, &facts, &report)?;
+    }
+    println!("{facts}\n\n{}", report.table());
     Ok(())
+}
+
+/// A packet's way where there are no rules and no connection tracking.
+async fn routed(prefix: &str) -> anyhow::Result<Cost> {
+    let node = Node::up(prefix).await?;
+    let to = SocketAddr::new(objects::endpoint(0, 0).into(), TARGET_PORT);
+    let cost = packets::measure(&node, to).await?;
+    node.down().await?;
+    Ok(cost)
+}
+
+const NEW_CONNECTION: &str = "packets: new connection, over routing";
+
+/// Whether a new connection costs the same however many Services there are.
+fn flat(report: &mut Report, sizes: &[Size]) {
+    let of = |size: &Size| {
+        let name = format!("{size}, {NEW_CONNECTION}");
+        report.figures().iter().find(|figure| figure.name == name).and_then(|figure| figure.value)
+    };
+    if let [first, .., last] = sizes
+        && let Some((few, many)) = of(first).zip(of(last))
+    {
+        let name = format!("{last}, packets: new connection, beside {first}");
+        report.add(Kind::Portolan, &name, 100.0 * (many / few - 1.0), "% more", Some(5.0));
+    }
 }
 
 /// One subject at one size.
@@ -33,6 +77,7 @@ struct Session<'a> {
     world: &'a World,
     kind: Kind,
     quick: bool,
+    routed: Cost,
     report: &'a mut Report,
 }
 
@@ -40,12 +85,18 @@ impl<'a> Session<'a> {
     async fn run(&mut self) -> anyhow::Result<()> {
         eprintln!("{}, {}", self.kind.name(), self.world.size);
         let mut run = self.starts().await?;
+        self.packets(&run).await?;
         let idle = run.idle(if self.quick { 3 } else { 10 }).await?;
-        self.add("idle: CPU in a second", idle.as_secs_f64() * 1e3, "ms", self.at(None, Some(1.0), None));
+        self.add("idle: CPU in a second", ms(idle), "ms", self.at(None, Some(1.0), None));
         self.changes(&mut run, Change::Add, "one endpoint more").await?;
         self.changes(&mut run, Change::Replace, "one endpoint replaced").await?;
         self.burst(&mut run).await?;
-        self.restart(run).await?.end().await
+        self.restart(run).await?.end().await?;
+        // These parts run in this program: not as the product's own code would, in a build for debugging.
+        if self.kind == Kind::Portolan && !cfg!(debug_assertions) {
+            self.pipeline().await?;
+        }
+        Ok(())
     }
 
     /// Cold starts, each on a new node; the last one stays.
@@ -73,11 +124,13 @@ impl<'a> Session<'a> {
 
     fn report_starts(&mut self, settled: &[Settled], (resident, peak): (u64, u64)) {
         let of = |f: fn(&Settled) -> f64| median(&settled.iter().map(f).collect::<Vec<_>>());
-        let (cpu, wall) = (of(|s| s.cpu.as_secs_f64()), of(|s| s.active.as_secs_f64()));
-        self.add("start: CPU", cpu, "s", self.at(None, Some(0.6), Some(2.5)));
-        self.add("start: of that in the kernel", of(|s| s.system.as_secs_f64()), "s", None);
+        let (cpu, wall) = (of(|s| ms(s.cpu)), of(|s| s.active.as_secs_f64()));
+        self.add("start: CPU", cpu, "ms", self.at(None, Some(600.0), Some(2_500.0)));
+        self.add("start: of that in the kernel", of(|s| ms(s.system)), "ms", None);
         self.add("start: until all rules are active", wall, "s", self.at(None, Some(2.0), None));
-        self.add("start: transactions", of(|s| s.commits.into()), "", None);
+        if self.kind == Kind::Portolan {
+            self.add("start: transactions", of(|s| s.commits.into()), "", None);
+        }
         let (resident, peak) = (resident as f64 / 1024.0, peak as f64 / 1024.0);
         self.add("memory: resident", resident, "MiB", self.at(None, Some(40.0), Some(200.0)));
         self.add(
@@ -116,11 +169,13 @@ impl<'a> Session<'a> {
         let count = 1000.min(self.world.size.services);
         let burst = run.burst(count).await?;
         let name = |what: &str| format!("{count} changes: {what}");
-        self.add(&name("the API server takes them in"), burst.posted.as_secs_f64(), "s", None);
-        let behind = burst.behind.as_secs_f64() * 1e3;
+        let behind = ms(burst.behind);
         self.add(&name("last event to last commit"), behind, "ms", self.at(None, Some(100.0), None));
-        self.add(&name("CPU"), burst.cpu.as_secs_f64(), "s", self.at(None, Some(0.3), None));
-        self.add(&name("transactions"), burst.commits as f64, "", None);
+        self.add(&name("CPU"), ms(burst.cpu), "ms", self.at(None, Some(300.0), None));
+        if self.kind == Kind::Portolan {
+            self.add(&name("the API server takes them in"), burst.posted.as_secs_f64(), "s", None);
+            self.add(&name("transactions"), burst.commits as f64, "", None);
+        }
         Ok(())
     }
 
@@ -128,11 +183,49 @@ impl<'a> Session<'a> {
         let mut run = run.restart().await?;
         let settled = run.subject.settle().await?;
         run.check_all().await?;
-        let cpu = settled.cpu.as_secs_f64();
-        self.add("restart, nothing changed: CPU", cpu, "s", self.at(None, Some(0.6), None));
+        self.add("restart, nothing changed: CPU", ms(settled.cpu), "ms", self.at(None, Some(600.0), None));
         let writes = settled.commits.into();
         self.add("restart, nothing changed: transactions", writes, "", Some(0.0));
         Ok(run)
+    }
+
+    /// By the last Service, for which a proxy that walks through its rules walks longest.
+    async fn packets(&mut self, run: &Run<'_>) -> anyhow::Result<()> {
+        let last = objects::frontend(self.world.size.services - 1);
+        let cost = packets::measure(&run.node, last).await?.over(self.routed);
+        self.add(NEW_CONNECTION, cost.new / 1e3, "µs", Some(2.1));
+        self.add("packets: established connection, over routing", cost.established / 1e3, "µs", Some(0.5));
+        Ok(())
+    }
+
+    /// Without API server and process.
+    async fn pipeline(&mut self) -> anyhow::Result<()> {
+        let size = self.world.size;
+        let node = Node::up(&self.world.prefix).await?;
+        let outcome = pipeline::measure(&node.node, size).await?;
+        check_pipeline(&node, size, &outcome).await?;
+        node.down().await?;
+        let middle = |times: &[Duration]| median(&times.iter().copied().map(ms).collect::<Vec<_>>());
+        self.add(
+            "pipeline: objects to rules",
+            ms(outcome.load),
+            "ms",
+            self.at(Some(20.0), Some(300.0), Some(1_600.0)),
+        );
+        self.add("pipeline: longest transaction", ms(outcome.longest_transaction), "ms", Some(20.0));
+        self.add(
+            "pipeline: plan and diff of one Service",
+            middle(&outcome.plan_and_diff) * 1e3,
+            "µs",
+            Some(50.0),
+        );
+        self.add("pipeline: write one replaced", middle(&outcome.replace), "ms", Some(0.1));
+        let one_more = self.at(Some(2.0), Some(2.0), Some(8.0));
+        self.add("pipeline: write one more", middle(&outcome.add), "ms", one_more);
+        self.add("pipeline: write 100 replaced", middle(&outcome.replace_many), "ms", Some(1.0));
+        self.add("pipeline: restart", ms(outcome.restart), "ms", self.at(None, Some(60.0), None));
+        self.add("pipeline: restart, transactions", outcome.restart_writes as f64, "", Some(0.0));
+        Ok(())
     }
 
     fn add(&mut self, what: &str, value: f64, unit: &'static str, bar: Option<f64>) {
@@ -149,4 +242,23 @@ impl<'a> Session<'a> {
             _ => None,
         }
     }
+}
+
+/// The kernel's listing has everything, and packets reach what was changed.
+async fn check_pipeline(node: &Node, size: Size, outcome: &Outcome) -> anyhow::Result<()> {
+    let listing = Listing::read(Kind::Portolan, node).await?;
+    listing.check(size.services, size.services * size.endpoints + outcome.added)?;
+    for (service, new, gone) in &outcome.changed {
+        anyhow::ensure!(listing.has(*new), "Service {service}: {new} is not there");
+        let is_left = gone.is_some_and(|gone| listing.has(gone));
+        anyhow::ensure!(!is_left, "Service {service}: {gone:?} is still there");
+    }
+    for (service, new, gone) in outcome.changed.iter().step_by(10) {
+        ask::reaches(&node.client, *service, *new, *gone).await?;
+    }
+    Ok(())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

@@ -34,6 +34,10 @@ pub struct Report {
 }
 
 impl Report {
+    pub fn figures(&self) -> &[Figure] {
+        &self.figures
+    }
+
     /// Takes a figure down, of us or a rival; `bar` is for ours.
     pub fn add(&mut self, kind: Kind, name: &str, value: f64, unit: &'static str, bar: Option<f64>) {
         eprintln!("  {}: {name}: {} {unit}", kind.name(), short(value));
@@ -55,33 +59,41 @@ impl Report {
         figure.ratio = both.map(|(value, rival)| rival / value);
     }
 
+    /// For a terminal.
     pub fn table(&self) -> String {
-        let rivals = [Kind::Nftables.name(), Kind::Iptables.name()];
-        let head = ["", "portolan", "bar", "", rivals[0], rivals[1], "ratio"].map(String::from);
-        let rows = self.figures.iter().map(|figure| {
-            let of =
-                |value: Option<f64>| value.map_or("-".into(), |v| format!("{} {}", short(v), figure.unit));
-            let ok = match figure.ok {
-                Some(true) => "ok",
-                Some(false) => "OVER",
-                None => "",
-            };
-            let ratio = figure.ratio.map_or("-".into(), |ratio| format!("{} ×", short(ratio)));
-            let rival = |name| of(figure.rivals.get(name).copied());
-            let cells =
-                [of(figure.value), of(figure.bar), ok.into(), rival(rivals[0]), rival(rivals[1]), ratio];
-            let mut cells = cells.into_iter();
-            std::array::from_fn(
-                |i| if i == 0 { figure.name.clone() } else { cells.next().unwrap_or_default() },
-            )
-        });
-        align(&[vec![head], rows.collect()].concat())
+        align(&[vec![head()], self.figures.iter().map(cells).collect()].concat())
+    }
+
+    /// For the documentation.
+    pub fn markdown(&self) -> String {
+        let line = |cells: [String; 7]| format!("| {} |\n", cells.join(" | "));
+        let rows: String = self.figures.iter().map(|figure| line(cells(figure))).collect();
+        format!("{}|---|---:|---:|---|---:|---:|---:|\n{rows}", line(head()))
     }
 
     pub fn write_json(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(&self.figures)?;
         std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
     }
+}
+
+fn head() -> [String; 7] {
+    ["", "portolan", "bar", "", Kind::Nftables.name(), Kind::Iptables.name(), "ratio"].map(String::from)
+}
+
+fn cells(figure: &Figure) -> [String; 7] {
+    let of = |value: Option<f64>| {
+        value.map_or("-".into(), |value| format!("{} {}", short(value), figure.unit).trim().to_string())
+    };
+    let ok = match figure.ok {
+        Some(true) => "ok",
+        Some(false) => "OVER",
+        None => "",
+    };
+    let ratio = figure.ratio.map_or("-".into(), |ratio| format!("{} ×", short(ratio)));
+    let rival = |kind: Kind| of(figure.rivals.get(kind.name()).copied());
+    let (nftables, iptables) = (rival(Kind::Nftables), rival(Kind::Iptables));
+    [figure.name.clone(), of(figure.value), of(figure.bar), ok.into(), nftables, iptables, ratio]
 }
 
 fn align(rows: &[[String; 7]]) -> String {
@@ -150,7 +162,7 @@ mod tests {
         report.add(Kind::Portolan, "restart", 2.0, "s", Some(1.0));
         report.add(Kind::Portolan, "writes", 0.0, "", Some(0.0));
         report.add(Kind::Nftables, "writes", 5.0, "", None);
-        let json = serde_json::to_value(&report.figures).unwrap();
+        let json = serde_json::to_value(report.figures()).unwrap();
         assert_eq!(
             json[0],
             serde_json::json!({

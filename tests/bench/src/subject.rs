@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use portolan_lab::process::Daemon;
 use portolan_lab::product;
 use tokio::process::Command;
 
 use crate::commits::Generation;
-use crate::objects::{NODE, PODS, PORT, TARGET_PORT};
+use crate::objects::{NODE, PODS};
 use crate::usage::{self, Cgroup};
 use crate::world::{Node, World};
 
@@ -168,66 +168,4 @@ fn kube_proxy(mode: &str, world: &World, node: &Node) -> anyhow::Result<Command>
     let mut command = node.node.command(world.binaries.kubernetes.join("kube-proxy"))?;
     command.arg("--config").arg(config);
     Ok(command)
-}
-
-/// What the kernel has of a subject, as other people's tools list it.
-pub struct Listing {
-    kind: Kind,
-    services: String,
-    endpoints: String,
-}
-
-impl Listing {
-    pub async fn read(kind: Kind, node: &Node) -> anyhow::Result<Listing> {
-        let list = async |line: &[&str]| node.node.output(line).await;
-        let (services, endpoints) = match kind {
-            Kind::Portolan => (
-                list(&["nft", "list", "map", "ip", "portolan", "services"]).await?,
-                list(&["nft", "list", "map", "ip", "portolan", "endpoints"]).await?,
-            ),
-            Kind::Nftables => (
-                list(&["nft", "list", "map", "ip", "kube-proxy", "service-ips"]).await?,
-                list(&["nft", "--terse", "list", "table", "ip", "kube-proxy"]).await?,
-            ),
-            Kind::Iptables => (list(&["iptables-save", "-t", "nat"]).await?, String::new()),
-        };
-        Ok(Listing { kind, services, endpoints })
-    }
-
-    /// Fails unless it has so many Services and endpoints, no fewer and no more.
-    pub fn check(&self, services: u32, endpoints: u32) -> anyhow::Result<()> {
-        let counted = match self.kind {
-            Kind::Portolan => (
-                self.services.matches(&format!(" . tcp . {PORT} : ")).count(),
-                self.endpoints.matches(&format!(" . {TARGET_PORT}")).count(),
-            ),
-            Kind::Nftables => (
-                self.services.matches(&format!(" . tcp . {PORT} : goto service-")).count(),
-                self.endpoints.matches(&format!(":{TARGET_PORT}\n")).count(),
-            ),
-            Kind::Iptables => {
-                let rules = |of: &str| self.services.lines().filter(|line| line.starts_with(of)).count();
-                let kubernetes = 1;
-                let to = format!(":{TARGET_PORT}");
-                let endpoints = self.services.lines().filter(|line| line.ends_with(&to)).count();
-                (rules("-A KUBE-SERVICES -d ").saturating_sub(kubernetes), endpoints)
-            }
-        };
-        let wanted = (services as usize, endpoints as usize);
-        let name = self.kind.name();
-        ensure!(
-            counted == wanted,
-            "the kernel has (Services, endpoints) {counted:?} of {name}, not {wanted:?}"
-        );
-        Ok(())
-    }
-
-    /// Whether some Service leads to this address.
-    pub fn has(&self, endpoint: std::net::Ipv4Addr) -> bool {
-        match self.kind {
-            Kind::Portolan => self.endpoints.contains(&format!(": {endpoint} . {TARGET_PORT}")),
-            Kind::Nftables => self.endpoints.contains(&format!(" {endpoint}:{TARGET_PORT}\n")),
-            Kind::Iptables => self.services.contains(&format!(" {endpoint}:{TARGET_PORT}\n")),
-        }
-    }
 }

@@ -82,6 +82,17 @@ fn clear(root: &Path) {
     ours.for_each(|entry| drop(fs::remove_dir(entry.path())));
 }
 
+/// CPU time of the calling thread.
+pub fn thread_cpu() -> Duration {
+    // SAFETY: the time is written by the call, and zero where it could not be.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time);
+        time
+    };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// Resident memory of one process in KiB: now, and its largest so far.
 pub fn resident_kib(pid: i32) -> anyhow::Result<(u64, u64)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -68,6 +68,7 @@ impl World {
             load::post_all(&connect(&dir).await?, size).await?;
             plane.stop().await?;
             load::keep(&dir.join("etcd"), &kept)?;
+            std::fs::remove_dir_all(dir)?;
         }
         let dir = folder(prefix, &format!("{}x{}", size.services, size.endpoints))?;
         load::copy(&kept, &dir.join("etcd"))?;
@@ -157,7 +158,7 @@ impl Node {
             "link set lo up\naddr add 10.9.0.1/24 dev eth0\nlink set eth0 up\n\
              addr add 10.200.1.1/24 dev client\nlink set client up\n\
              addr add 10.200.2.1/24 dev server\nlink set server up\n\
-             route add {api}/32 dev eth0\nroute add {ENDPOINTS} via 10.200.2.2\nroute add default via 10.200.2.2\n"
+             route add {api}/32 dev eth0\nroute add {ENDPOINTS} via 10.200.2.2\n"
         ))
         .await?;
         client

@@ -1,0 +1,251 @@
+//! What a packet costs on its way through the node: frames are put on the client's wire one after the other from one core, and
+//! the kernel carries each through the node, inside the sender's own time, to the server's wire, where it ends. Less the same
+//! by plain routing, that is what the rules cost.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+use std::{fs, io, mem, ptr};
+
+use anyhow::{Context, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use portolan_lab::netns::Namespace;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::stats::median;
+use crate::usage::thread_cpu;
+use crate::world::Node;
+
+const NEW: u32 = 50_000;
+const SAME: u32 = 200_000;
+const REPETITIONS: usize = 7;
+/// Frames handed to the kernel at once.
+const BATCH: usize = 64;
+/// Beside the wires' own addresses, and within the pods' range.
+const CLIENTS: u32 = u32::from_be_bytes([10, 200, 64, 0]);
+/// Nobody's: frames for it end where they arrive.
+const NOBODY: &str = "02:00:00:00:00:01";
+
+/// Nanoseconds for one packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// The first of a connection.
+    pub new: f64,
+    /// One of a connection that is tracked already.
+    pub established: f64,
+}
+
+impl Cost {
+    pub fn over(self, routed: Cost) -> Cost {
+        Cost { new: self.new - routed.new, established: self.established - routed.established }
+    }
+}
+
+/// Packets for `to`, which the node must send on to the server.
+pub async fn measure(node: &Node, to: SocketAddr) -> anyhow::Result<Cost> {
+    // The server's kernel shall not work on them.
+    node.node.ip(&format!("neigh replace 10.200.2.2 lladdr {NOBODY} dev server nud permanent\n")).await?;
+    let (mut new, mut established) = (Vec::new(), Vec::new());
+    for repetition in 0..REPETITIONS as u32 {
+        let clients = CLIENTS + 256 * repetition;
+        new.push(cost(node, to, clients, NEW, false).await?);
+        established.push(cost(node, to, clients + 128, SAME, true).await?);
+        forget(node).await?;
+    }
+    node.node.ip("neigh del 10.200.2.2 dev server\n").await?;
+    Ok(Cost { new: median(&new), established: median(&established) })
+}
+
+async fn forget(node: &Node) -> anyhow::Result<()> {
+    node.node.output(&["conntrack", "-F"]).await.map(drop)
+}
+
+async fn cost(node: &Node, to: SocketAddr, from: u32, count: u32, same: bool) -> anyhow::Result<f64> {
+    let before = sent(node).await?;
+    let frames = frames(node, to, from, if same { 1 } else { count }).await?;
+    let client = node.client.clone();
+    let send = move || Sender::new(&client)?.send(&frames, count);
+    let took = std::thread::scope(|scope| {
+        scope.spawn(send).join().map_err(|_| anyhow::anyhow!("the sender died"))
+    })??;
+    let arrived = sent(node).await? - before;
+    // A few more may be of others: neighbours asking each other.
+    let complete = (u64::from(count)..u64::from(count) + 20).contains(&arrived);
+    ensure!(complete, "of {count} packets for {to} the node sent on {arrived}");
+    Ok(took.as_nanos() as f64 / f64::from(count))
+}
+
+/// Packets that the node has put on the server's wire.
+async fn sent(node: &Node) -> anyhow::Result<u64> {
+    let text = node.node.output(&["ip", "-j", "-s", "link", "show", "dev", "server"]).await?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    json[0]["stats64"]["tx"]["packets"].as_u64().context("tx.packets")
+}
+
+async fn mac(ns: &Namespace, device: &str) -> anyhow::Result<[u8; 6]> {
+    let text = ns.output(&["ip", "-j", "link", "show", "dev", device]).await?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    let text = json[0]["address"].as_str().context("address")?;
+    let bytes: Result<Vec<u8>, _> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+    bytes?.try_into().ok().context("address")
+}
+
+/// SYNs of so many connections.
+async fn frames(node: &Node, to: SocketAddr, from: u32, count: u32) -> anyhow::Result<Vec<[u8; FRAME]>> {
+    let macs = (mac(&node.node, "client").await?, mac(&node.client, "eth0").await?);
+    let IpAddr::V4(ip) = to.ip() else { anyhow::bail!("{to} is not IPv4") };
+    let each = |number: u32| syn(macs, (from.into(), 1024 + number as u16), (ip, to.port()));
+    ensure!(count <= 60_000, "more connections than ports");
+    Ok((0..count).map(each).collect())
+}
+
+const ETHERNET: usize = 14;
+const FRAME: usize = ETHERNET + 20 + 20;
+
+fn syn((to_mac, from_mac): ([u8; 6], [u8; 6]), from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> [u8; FRAME] {
+    let mut frame = [0; FRAME];
+    frame[..6].copy_from_slice(&to_mac);
+    frame[6..12].copy_from_slice(&from_mac);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let (ip, tcp) = frame[ETHERNET..].split_at_mut(20);
+    ip[0] = 0x45;
+    ip[3] = 40;
+    // TTL, TCP
+    ip[8..10].copy_from_slice(&[64, 6]);
+    ip[12..16].copy_from_slice(&from.0.octets());
+    ip[16..20].copy_from_slice(&to.0.octets());
+    let sum = checksum(ip, 0);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    tcp[0..2].copy_from_slice(&from.1.to_be_bytes());
+    tcp[2..4].copy_from_slice(&to.1.to_be_bytes());
+    // header length, SYN, window
+    tcp[12..16].copy_from_slice(&[0x50, 2, 0xff, 0xff]);
+    // the pseudo-header: addresses, protocol, length
+    let pseudo = words(&ip[12..20]) + 6 + 20;
+    let sum = checksum(tcp, pseudo);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+fn words(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
+}
+
+fn checksum(bytes: &[u8], more: u32) -> u16 {
+    let mut sum = words(bytes) + more;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Sends from the first core.
+struct Sender {
+    socket: OwnedFd,
+}
+
+impl Sender {
+    fn new(client: &Namespace) -> anyhow::Result<Sender> {
+        let mut core = CpuSet::new();
+        core.set(0)?;
+        sched_setaffinity(Pid::from_raw(0), &core)?;
+        let socket = client.run(open)?.context("packet socket")?;
+        Ok(Sender { socket })
+    }
+
+    /// `frames` over and over until it is `count`; the CPU time that took.
+    fn send(&self, frames: &[[u8; FRAME]], count: u32) -> anyhow::Result<Duration> {
+        let mut parts: Vec<libc::iovec> = frames
+            .iter()
+            .cycle()
+            .take(count as usize)
+            .map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: FRAME })
+            .collect();
+        let message = |part: &mut libc::iovec| libc::mmsghdr {
+            msg_hdr: libc::msghdr {
+                msg_iov: ptr::from_mut(part),
+                msg_iovlen: 1,
+                // SAFETY: all-zero is a message without name and control data.
+                ..unsafe { mem::zeroed() }
+            },
+            msg_len: 0,
+        };
+        let mut messages: Vec<libc::mmsghdr> = parts.iter_mut().map(message).collect();
+        let start = busy()?;
+        for batch in messages.chunks_mut(BATCH) {
+            let mut done = 0;
+            while done < batch.len() {
+                let rest = &mut batch[done..];
+                // SAFETY: the messages point at `parts` and those at `frames`, which both outlive the call.
+                let sent = unsafe {
+                    libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, 0)
+                };
+                if sent < 0 {
+                    return Err(io::Error::last_os_error()).context("sendmmsg");
+                }
+                done += sent as usize;
+            }
+        }
+        Ok(busy()? - start)
+    }
+}
+
+/// In the namespace of the calling thread, on its eth0, without a queue.
+fn open() -> anyhow::Result<OwnedFd> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+    let index = nix::net::if_::if_nametoindex("eth0")?;
+    // SAFETY: all-zero is a valid address; it lives through the call.
+    let bound = unsafe {
+        let mut address: libc::sockaddr_ll = mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        let length = mem::size_of_val(&address) as u32;
+        libc::bind(socket.as_raw_fd(), ptr::from_ref(&address).cast(), length)
+    };
+    ensure!(bound == 0, "bind to eth0: {}", io::Error::last_os_error());
+    let on = 1i32;
+    // SAFETY: the value lives through the call.
+    let set = unsafe {
+        let (value, length) = (ptr::from_ref(&on).cast(), mem::size_of_val(&on) as u32);
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, value, length)
+    };
+    ensure!(set == 0, "PACKET_QDISC_BYPASS: {}", io::Error::last_os_error());
+    Ok(socket.into())
+}
+
+/// CPU time of this thread, and of the kernel's thread that takes over packet work on this core when it gets much.
+fn busy() -> anyhow::Result<Duration> {
+    Ok(thread_cpu() + ksoftirqd()?)
+}
+
+fn ksoftirqd() -> anyhow::Result<Duration> {
+    static PID: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
+    let find = || {
+        let pids = fs::read_dir("/proc")
+            .ok()?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.into_iter().find(|pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ksoftirqd/0")
+        })
+    };
+    let pid = PID.get_or_init(find).context("ksoftirqd/0")?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    Ok(Duration::from_nanos(stat.split(' ').next().context("schedstat")?.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_a_frame_are_right() {
+        let from = (Ipv4Addr::new(10, 200, 64, 0), 1024);
+        let frame = syn(([1; 6], [2; 6]), from, (Ipv4Addr::new(10, 96, 1, 0), 80));
+        let (ip, tcp) = frame[ETHERNET..].split_at(20);
+        // With its checksum in it, a sum is all ones.
+        assert_eq!(checksum(ip, 0), 0);
+        assert_eq!(checksum(tcp, words(&ip[12..20]) + 6 + 20), 0);
+    }
+}
