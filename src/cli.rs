@@ -133,6 +133,10 @@ pub struct Trace {
     /// What it asks for: 10.96.0.10:80/tcp.
     #[arg(long, value_name = "ADDRESS:PORT[/PROTOCOL]")]
     pub to: Destination,
+    /// The interface that it comes in by, for rules that know pods by theirs (detectLocalMode BridgeInterface,
+    /// InterfaceNamePrefix): cbr0.
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
     /// Kubernetes and Portolan objects, as a YAML stream; without it this node's kernel is read, as root.
     #[arg(short, long = "filename", value_name = "FILE", requires = "node")]
     pub file: Option<PathBuf>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ipnet::IpNet;
 use portolan_conntrack::sysctl::Tuning;
+use portolan_model::{Detector, Name};
 use portolan_plan::node_ports::Selector;
 use serde::{Deserialize, Deserializer, de};
 
@@ -45,6 +46,8 @@ pub struct Proxy {
     pub cluster_cidrs: Vec<IpNet>,
     /// How pods are told from outside clients.
     pub detect_local_mode: DetectLocalMode,
+    /// Of which interface, for the modes that ask.
+    pub detect_local: DetectLocal,
     /// Masquerade every connection to a ClusterIP (S16).
     pub masquerade_all: bool,
     /// Which bit of the packet mark says "masquerade" between our chains (S47): 0 to 31.
@@ -138,13 +141,24 @@ fn selectors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Selector>
     texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
 }
 
+fn interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Name>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let is_name = |c: char| c.is_ascii_graphic() && !"/*\"".contains(c);
+    match text.len() <= 15 && text.chars().all(is_name) {
+        true => Ok(Some(text.into()).filter(|name: &Name| !name.is_empty())),
+        false => {
+            Err(de::Error::custom(format!("{text:?} cannot be an interface's name, or the beginning of one")))
+        }
+    }
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let parsed = text.parse::<jiff::SignedDuration>().map_err(de::Error::custom)?;
     parsed.try_into().map_err(|_| de::Error::custom(format!("{text} is negative")))
 }
 
-/// S48. Both know pods by their addresses.
+/// S48. Pods are known by their addresses, or by the interface that they come in by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum DetectLocalMode {
     /// Those of `clusterCIDRs`.
@@ -154,6 +168,38 @@ pub enum DetectLocalMode {
     /// Those of the podCIDRs of this node: only its own pods are pods.
     #[serde(rename = "NodeCIDR")]
     NodeCidr,
+    /// By the interface `detectLocal.bridgeInterface`.
+    BridgeInterface,
+    /// By interfaces whose names begin with `detectLocal.interfaceNamePrefix`.
+    InterfaceNamePrefix,
+}
+
+/// As `detectLocal` in a KubeProxyConfiguration; empty = not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct DetectLocal {
+    #[serde(deserialize_with = "interface")]
+    pub bridge_interface: Option<Name>,
+    #[serde(deserialize_with = "interface")]
+    pub interface_name_prefix: Option<Name>,
+}
+
+impl Proxy {
+    /// How pods are told from others on a node with these podCIDRs (S48).
+    pub fn detector(&self, pod_cidrs: &[IpNet]) -> Detector {
+        let (local, none) = (&self.detect_local, Detector::default);
+        match self.detect_local_mode {
+            DetectLocalMode::ClusterCidr => Detector::Ranges(self.cluster_cidrs.clone()),
+            // A node that has none yet has no pods yet (S49).
+            DetectLocalMode::NodeCidr => Detector::Ranges(pod_cidrs.to_vec()),
+            DetectLocalMode::BridgeInterface => {
+                local.bridge_interface.clone().map_or_else(none, Detector::Interface)
+            }
+            DetectLocalMode::InterfaceNamePrefix => {
+                local.interface_name_prefix.clone().map_or_else(none, Detector::InterfacePrefix)
+            }
+        }
+    }
 }
 
 /// Below 32, which is checked where it is read.
@@ -195,6 +241,7 @@ impl Default for Proxy {
             mode: Mode::Nftables,
             cluster_cidrs: Vec::new(),
             detect_local_mode: DetectLocalMode::default(),
+            detect_local: DetectLocal::default(),
             masquerade_all: false,
             masquerade_bit: MasqueradeBit::default(),
             node_port_addresses: vec![Selector::Primary],
@@ -236,14 +283,34 @@ impl Default for Classes {
 impl Config {
     /// Reads a YAML file; an error names the file and the field.
     pub fn read(path: &Path) -> anyhow::Result<Config> {
-        serde_saphyr::from_str(&text_of(path)?).with_context(|| format!("config file {}", path.display()))
+        let read =
+            || -> anyhow::Result<Config> { serde_saphyr::from_str::<Config>(&text_of(path)?)?.checked() };
+        read().with_context(|| format!("config file {}", path.display()))
     }
 
     /// `text` is a file of ours; what it does not say comes from `under`, which has the same shape.
     pub fn over(under: serde_json::Value, text: &str) -> anyhow::Result<Config> {
         let own =
             if text.trim().is_empty() { serde_json::Value::Null } else { serde_saphyr::from_str(text)? };
-        Ok(serde_json::from_value(kube_proxy::lay(under, own))?)
+        serde_json::from_value::<Config>(kube_proxy::lay(under, own))?.checked()
+    }
+
+    /// What fields say together.
+    fn checked(self) -> anyhow::Result<Config> {
+        let (mode, local) = (self.proxy.detect_local_mode, &self.proxy.detect_local);
+        let lacks = match mode {
+            DetectLocalMode::BridgeInterface => local.bridge_interface.is_none().then_some("bridgeInterface"),
+            DetectLocalMode::InterfaceNamePrefix => {
+                local.interface_name_prefix.is_none().then_some("interfaceNamePrefix")
+            }
+            DetectLocalMode::ClusterCidr | DetectLocalMode::NodeCidr => None,
+        };
+        match lacks {
+            Some(field) => {
+                anyhow::bail!("proxy.detectLocal.{field} is empty, and detectLocalMode {mode:?} needs it")
+            }
+            None => Ok(self),
+        }
     }
 }
 
@@ -329,6 +396,28 @@ mod tests {
         assert_eq!(read("[10.1.0.0/16, localhost]").unwrap(), [net, Selector::Localhost]);
         assert!(read("[eth0]").unwrap_err().to_string().contains("primary, localhost, all"));
         assert_eq!(Proxy::default().node_port_addresses, [Selector::Primary]);
+    }
+
+    #[test]
+    fn s48_detect_local() {
+        let read = |text: &str| Config::over(serde_json::Value::Null, text).map(|config| config.proxy);
+        let detector = |text: &str| read(text).unwrap().detector(&["10.244.1.0/24".parse().unwrap()]);
+        let ranges = |range: &str| Detector::Ranges(vec![range.parse().unwrap()]);
+        assert_eq!(detector("proxy: { clusterCIDRs: [10.244.0.0/16] }"), ranges("10.244.0.0/16"));
+        assert_eq!(detector("proxy: { detectLocalMode: NodeCIDR }"), ranges("10.244.1.0/24"));
+        let bridge = "proxy: { detectLocalMode: BridgeInterface, detectLocal: { bridgeInterface: cbr0 } }";
+        assert_eq!(detector(bridge), Detector::Interface("cbr0".into()));
+        let prefix =
+            "proxy: { detectLocalMode: InterfaceNamePrefix, detectLocal: { interfaceNamePrefix: veth } }";
+        assert_eq!(detector(prefix), Detector::InterfacePrefix("veth".into()));
+        let refused = |text: &str| format!("{:#}", read(text).unwrap_err());
+        let error =
+            refused("proxy: { detectLocalMode: BridgeInterface, detectLocal: { bridgeInterface: '' } }");
+        assert!(error.contains("proxy.detectLocal.bridgeInterface is empty"), "{error}");
+        for name in ["a-name-of-16-byte", "a b", "eth*", "é"] {
+            let error = refused(&format!("proxy: {{ detectLocal: {{ bridgeInterface: '{name}' }} }}"));
+            assert!(error.contains("cannot be an interface's name"), "{error}");
+        }
     }
 
     #[test]

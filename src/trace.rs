@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, ensure};
 use portolan_dataplane::{Candidate, Outcome, Packet, evaluate, table_id};
-use portolan_model::{Family, Protocol};
+use portolan_model::{Family, Name, Protocol};
 use portolan_nft::Table;
 
 use crate::cli;
@@ -83,7 +83,7 @@ pub async fn run(arguments: cli::Trace) -> anyhow::Result<()> {
         }
         _ => live(family).await?,
     };
-    print!("{}", explain(&rules, from, to));
+    print!("{}", explain(&rules, from, to, arguments.interface.map(Name::from)));
     Ok(())
 }
 
@@ -105,10 +105,11 @@ async fn live(family: Family) -> anyhow::Result<Rules> {
     Ok(Rules { node: "this node".into(), table, unread, addresses })
 }
 
-/// The outcome, then a line for every rule that took part.
-pub fn explain(rules: &Rules, from: SocketAddr, to: Destination) -> String {
+/// The outcome, then a line for every rule that took part. `interface`: what the packet comes in by, where that is known.
+pub fn explain(rules: &Rules, from: SocketAddr, to: Destination, interface: Option<Name>) -> String {
     let from_node = from.ip().is_loopback() || rules.addresses.contains(&from.ip());
-    let packet = Packet { source: from, destination: to.to, protocol: to.protocol, from_node };
+    let interface = interface.filter(|_| !from_node);
+    let packet = Packet { source: from, destination: to.to, protocol: to.protocol, from_node, interface };
     let trace = evaluate(&rules.table, &packet);
     let who = if from_node { " (the node itself)" } else { "" };
     let mut text = format!(

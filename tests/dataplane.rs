@@ -14,8 +14,8 @@ use portolan_lab::probe::{self, Tally};
 use portolan_lab::testing;
 use portolan_lab::wait::wait_for;
 use portolan_model::{
-    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
-    ServicePlan,
+    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
+    ServiceId, ServicePlan,
 };
 
 /// Random clusters and packets: the evaluator against the kernel.
@@ -135,7 +135,7 @@ fn on_site(name: &str, body: impl AsyncFnOnce(&Site) -> anyhow::Result<()>) {
 
 fn settings() -> Settings {
     Settings {
-        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()],
+        pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()]),
         node_port_addresses: [NODE.parse().unwrap()].into(),
         ..Settings::default()
     }
@@ -225,6 +225,33 @@ fn s15_s16_s17_s46_cluster_ip_from_a_client_a_pod_and_the_node() {
         probe::udp(&site.node, to).await?;
         refused(probe::tcp(&site.client, at("10.96.0.1", 81)).await); // S17
         refused(probe::tcp(&site.node, at("10.96.0.1", 81)).await);
+        Ok(())
+    });
+}
+
+#[test]
+fn s16_s48_pods_are_told_by_the_interface_that_they_come_in_by() {
+    on_site("s16_s48_pods_are_told_by_the_interface_that_they_come_in_by", async |site| {
+        let (mut kernel, mut dataplane) =
+            serve(site, plan([(vip("10.96.0.1"), same(balance(Masquerade::NonPods, &PODS[2..])))]));
+        let to = at("10.96.0.1", 80);
+        let seen = async |ns: &Namespace| anyhow::Ok(probe::tcp(ns, to).await?.client.ip().to_string());
+        let masqueraded = "10.244.1.9";
+        let mut tell = |pods: Detector| {
+            dataplane.set_settings(Settings { pods, ..settings() });
+            kernel.write(&mut dataplane).unwrap();
+        };
+        tell(Detector::Interface("to0".into()));
+        assert_eq!(seen(&site.pods[0]).await?, PODS[0]);
+        assert_eq!(seen(&site.pods[1]).await?, masqueraded);
+        assert_eq!(seen(&site.client).await?, masqueraded);
+        tell(Detector::InterfacePrefix("to".into()));
+        assert_eq!(seen(&site.pods[1]).await?, PODS[1]);
+        assert_eq!(seen(&site.client).await?, CLIENT, "its link is called to3");
+        tell(Detector::InterfacePrefix("to1".into()));
+        assert_eq!(seen(&site.pods[0]).await?, masqueraded);
+        assert_eq!(seen(&site.pods[1]).await?, PODS[1]);
+        assert_eq!(seen(&site.node).await?, masqueraded, "what comes in by nothing is no pod's");
         Ok(())
     });
 }

@@ -7,7 +7,7 @@ use portolan_dataplane::Settings;
 use portolan_model::{Name, ServiceId, ServicePlan, Snapshot};
 use portolan_plan::{NodeView, node_ports};
 
-use crate::config::{Config, DetectLocalMode};
+use crate::config::Config;
 
 pub struct Here {
     name: Name,
@@ -35,11 +35,7 @@ impl Here {
             node: self.name.clone(),
             zone: node.and_then(|node| node.zone.clone()),
             addresses: internal_ips.chain(interfaces).collect(),
-            cluster_cidrs: match config.proxy.detect_local_mode {
-                DetectLocalMode::ClusterCidr => config.proxy.cluster_cidrs.clone(),
-                // A node that has none yet has no pods yet (S49).
-                DetectLocalMode::NodeCidr => node.iter().flat_map(|node| &node.pod_cidrs).copied().collect(),
-            },
+            pods: config.proxy.detector(node.map_or(&[], |node| &node.pod_cidrs)),
             masquerade_all: config.proxy.masquerade_all,
             external_ips: config.proxy.external_ips,
         };
@@ -68,10 +64,46 @@ impl Here {
         node_port_addresses.extend(node_ports::loopback(selectors));
         let cidrs = snapshot.service_cidrs.values();
         Settings {
-            cluster_cidrs: self.view.cluster_cidrs.clone(),
+            pods: self.view.pods.clone(),
             node_port_addresses,
             service_cidrs: cidrs.flat_map(|object| &object.cidrs).copied().collect(),
             mark: config.proxy.masquerade_bit.mark(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_index::{Change, Index, Kind, Object};
+    use portolan_model::{Detector, Family};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn snapshot(node: Value) -> Snapshot {
+        let mut index = Index::new(&[Kind::Node]);
+        let object = Object::from_manifest(node).expect("a Node");
+        index.apply(Change::Replace(Kind::Node, vec![object]));
+        index.snapshot().expect("all kinds were listed")
+    }
+
+    fn node(spec: Value) -> Snapshot {
+        snapshot(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" }, "spec": spec }))
+    }
+
+    fn config(text: &str) -> Config {
+        Config::over(Value::Null, text).expect("a configuration")
+    }
+
+    #[test]
+    fn s49_until_a_node_has_pod_cidrs_it_has_no_pods_to_tell_apart() {
+        let (mut here, config) = (Here::new("n1".into()), config("proxy: { detectLocalMode: NodeCIDR }"));
+        here.see(&node(json!({})), &config, []);
+        assert!(Family::ALL.iter().all(|family| !here.view.pods.detects(*family)));
+        let with = node(json!({ "podCIDRs": ["10.244.1.0/24"] }));
+        assert!(here.see(&with, &config, []), "every Service is planned again");
+        assert_eq!(here.view.pods, Detector::Ranges(vec!["10.244.1.0/24".parse().unwrap()]));
+        assert_eq!(here.settings(&with, &config).pods, here.view.pods);
+        assert!(!here.see(&with, &config, []));
     }
 }

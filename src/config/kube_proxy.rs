@@ -51,7 +51,8 @@ const FIELDS: &[(&str, Fate)] = &[
     ("conntrack.udpTimeout", Ours("proxy.conntrack.udpTimeout")),
     ("conntrack.udpStreamTimeout", Ours("proxy.conntrack.udpStreamTimeout")),
     ("nodePortAddresses", Ours("proxy.nodePortAddresses")),
-    ("detectLocal", Unused("only detectLocalMode ClusterCIDR and NodeCIDR are known here")),
+    ("detectLocal.bridgeInterface", Ours("proxy.detectLocal.bridgeInterface")),
+    ("detectLocal.interfaceNamePrefix", Ours("proxy.detectLocal.interfaceNamePrefix")),
     ("bindAddress", Unused("the node's addresses are those of its Node object")),
     ("bindAddressHardFail", Unused("the agent's own addresses are given by flags")),
     ("healthzBindAddress", Ours("proxy.healthzBindAddress")),
@@ -181,14 +182,13 @@ fn mode(mode: &str, notes: &mut Vec<String>) -> anyhow::Result<&'static str> {
 fn detect_local(file: &Value, config: &mut Value) -> anyhow::Result<()> {
     let mode = at(file, "detectLocalMode").and_then(Value::as_str).unwrap_or_default();
     match mode {
-        "" | "ClusterCIDR" | "NodeCIDR" => {}
+        "" | "ClusterCIDR" => {}
+        "NodeCIDR" | "BridgeInterface" | "InterfaceNamePrefix" => {
+            set(config, "proxy.detectLocalMode", json!(mode));
+        }
         other => bail!(
-            "detectLocalMode: {other:?} cannot be done here; name the pods' ranges in proxy.clusterCIDRs and take the \
-             field out"
+            "detectLocalMode: {other:?} is none of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"
         ),
-    }
-    if mode == "NodeCIDR" {
-        set(config, "proxy.detectLocalMode", json!(mode));
     }
     if let Some(value) = at(file, "clusterCIDR").filter(|value| !is_unset(value)) {
         let list = value.as_str().context("clusterCIDR: not a text")?;

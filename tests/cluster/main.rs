@@ -10,6 +10,7 @@
 //! - `localhost`: node ports on loopback addresses.
 //! - `reload`: the configuration file changes while the agent runs.
 //! - `restarts`: agents, controllers and the API server die and return.
+//! - `detection`: every way to tell pods from other clients.
 //! - `health`: what load balancers ask a node.
 //! - `take_over`: the real kube-proxy before and after us; foreign changes to our tables.
 //! - `routers`: the same with FRR in BIRD's place.
@@ -20,6 +21,7 @@
 mod announcing;
 mod bad_input;
 mod commands;
+mod detection;
 mod fixture;
 mod flapping;
 mod forwarding;

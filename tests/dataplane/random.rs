@@ -12,7 +12,7 @@ use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate, table_i
 use portolan_lab::netns::Namespace;
 use portolan_lab::probe;
 use portolan_model::{
-    Action, Address, Family, Forwarding, Frontend, Masquerade, Protocol, ServiceId, ServicePlan,
+    Action, Address, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, ServiceId, ServicePlan,
 };
 
 use super::{CLIENT, CLIENT6, NODE, PODS, PODS6, Site, at, balance, on_site, plan, settings};
@@ -119,7 +119,25 @@ fn packets(site: &Site) -> Vec<(&Namespace, Packet)> {
 }
 
 fn packet(from: &str, destination: SocketAddr) -> Packet {
-    Packet { source: at(from, 40000), destination, protocol: Protocol::Tcp, from_node: from == NODE }
+    let pod = PODS.iter().chain(&PODS6).position(|pod| *pod == from).map(|pod| pod % PODS.len());
+    let interface = (from != NODE).then(|| format!("to{}", pod.unwrap_or(PODS.len())).into());
+    Packet {
+        source: at(from, 40000),
+        destination,
+        protocol: Protocol::Tcp,
+        from_node: from == NODE,
+        interface,
+    }
+}
+
+/// By range, by the link to the first pod, or by the links to all, which the client's is like.
+fn detector(u: &mut Unstructured) -> Result<Detector> {
+    Ok(match u.int_in_range(0..=4)? {
+        0 => Detector::default(),
+        1 => Detector::Interface("to0".into()),
+        2 => Detector::InterfacePrefix("to".into()),
+        _ => settings().pods,
+    })
 }
 
 /// What the evaluator says.
@@ -165,9 +183,7 @@ fn the_evaluator_says_what_the_kernel_does() {
         dataplane.observed(&kernel.observe()?);
         let (mut clusters, mut answered, mut refused, mut silent) = (0, 0, 0, 0);
         arbtest::arbtest(|u| {
-            let detection = u.ratio(3, 4)?;
-            let cluster_cidrs = if detection { settings().cluster_cidrs } else { vec![] };
-            dataplane.set_settings(Settings { cluster_cidrs, ..settings() });
+            dataplane.set_settings(Settings { pods: detector(u)?, ..settings() });
             for name in SERVICES {
                 let plan = if u.ratio(4, 5)? { Some(Arc::new(service(u)?)) } else { None };
                 dataplane.set_service(&ServiceId::new("default", name), 0, plan);

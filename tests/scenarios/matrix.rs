@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate};
 use portolan_model::{
-    Endpoint, EndpointSlice, Family, FamilyPolicy, IngressIp, IpMode, Protocol, Service, ServiceId,
+    Detector, Endpoint, EndpointSlice, Family, FamilyPolicy, IngressIp, IpMode, Protocol, Service, ServiceId,
     ServicePort, ServiceType, TrafficPolicy,
 };
 use portolan_plan::{NodeView, service};
@@ -53,8 +53,19 @@ struct Case {
     internal: TrafficPolicy,
     external: TrafficPolicy,
     masquerade_all: bool,
-    /// By cluster CIDR (S48); without it no pod is known as one.
-    detection: bool,
+    detection: Detection,
+}
+
+/// detectLocalMode (S48).
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Detection {
+    /// ClusterCIDR without a range: no pod is known as one.
+    None,
+    ClusterCidr,
+    /// These three know only the pods of this node.
+    NodeCidr,
+    BridgeInterface,
+    InterfaceNamePrefix,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -77,13 +88,26 @@ const TARGETS: [Target; 4] =
     [Target::ClusterIp, Target::NodePort, Target::LoadBalancerIp, Target::ExternalIp];
 const ENDPOINTS: [Endpoints; 4] =
     [Endpoints::Nowhere, Endpoints::Here, Endpoints::Elsewhere, Endpoints::HereAndElsewhere];
+const DETECTION: [Detection; 5] = [
+    Detection::None,
+    Detection::ClusterCidr,
+    Detection::NodeCidr,
+    Detection::BridgeInterface,
+    Detection::InterfaceNamePrefix,
+];
 const POLICIES: [TrafficPolicy; 2] = [TrafficPolicy::Cluster, TrafficPolicy::Local];
 
 /// The specification.
 fn expected(case: Case, client: Client, target: Target) -> Fate {
     let all = addresses(case);
     let here: Vec<SocketAddr> = all.iter().copied().filter(|a| is_here(case.family, a.ip())).collect();
-    let known_pod = case.detection && is_pod(client);
+    let known_pod = match case.detection {
+        Detection::None => false,
+        Detection::ClusterCidr => is_pod(client),
+        Detection::NodeCidr | Detection::BridgeInterface | Detection::InterfaceNamePrefix => {
+            matches!(client, Client::Pod | Client::Endpoint)
+        }
+    };
     let own = client == Client::Node;
     let internal = target == Target::ClusterIp;
     // S32: internal policy for the ClusterIP, external policy for the rest
@@ -98,9 +122,9 @@ fn expected(case: Case, client: Client, target: Target) -> Fate {
         return Fate::Silence; // S39
     }
     let masquerade = match (internal, policy) {
-        (true, _) => case.masquerade_all || (case.detection && !known_pod), // S16
-        (false, TrafficPolicy::Cluster) => true,                            // S43
-        (false, TrafficPolicy::Local) => own,                               // S44, S45
+        (true, _) => case.masquerade_all || (case.detection != Detection::None && !known_pod), // S16
+        (false, TrafficPolicy::Cluster) => true,                                               // S43
+        (false, TrafficPolicy::Local) => own,                                                  // S44, S45
     };
     let itself = |endpoint: &SocketAddr| endpoint.ip() == address_of(client, case.family); // S46
     Fate::Answered(list.into_iter().map(|endpoint| (endpoint, masquerade || itself(&endpoint))).collect())
@@ -166,7 +190,7 @@ fn cases() -> Vec<Case> {
         for endpoints in ENDPOINTS {
             for (internal, external) in POLICIES.iter().flat_map(|a| POLICIES.iter().map(|b| (*a, *b))) {
                 for (masquerade_all, detection) in
-                    [(false, false), (false, true), (true, false), (true, true)]
+                    [false, true].iter().flat_map(|all| DETECTION.map(|detection| (*all, detection)))
                 {
                     cases.push(Case { family, endpoints, internal, external, masquerade_all, detection });
                 }
@@ -229,24 +253,46 @@ fn ready(family: Family, number: u8) -> Endpoint {
     }
 }
 
+fn detector(case: Case) -> Detector {
+    let range = |v4: &str, v6: &str| {
+        let text = if case.family == Family::Ipv4 { v4 } else { v6 };
+        Detector::Ranges(vec![text.parse().expect("a range")])
+    };
+    match case.detection {
+        Detection::None => Detector::default(),
+        Detection::ClusterCidr => range("10.244.0.0/16", "fd00:10:244::/48"),
+        Detection::NodeCidr => range("10.244.1.0/24", "fd00:10:244:1::/64"),
+        Detection::BridgeInterface => Detector::Interface("cbr0".into()),
+        Detection::InterfaceNamePrefix => Detector::InterfacePrefix("veth".into()),
+    }
+}
+
+/// What a packet comes in by, on a node whose pods have a bridge or an interface each.
+fn interface(case: Case, client: Client) -> Option<Arc<str>> {
+    match client {
+        Client::Pod | Client::Endpoint if case.detection == Detection::InterfaceNamePrefix => {
+            Some("veth1a2b".into())
+        }
+        Client::Pod | Client::Endpoint => Some("cbr0".into()),
+        Client::PodElsewhere | Client::NodeElsewhere | Client::Outside => Some("eth0".into()),
+        Client::Node => None,
+    }
+}
+
 /// What the node's rules are for the case.
 fn rules(case: Case) -> Dataplane {
     let node = address_of(Client::Node, case.family);
-    let pods = if case.family == Family::Ipv4 { "10.244.0.0/16" } else { "fd00:10:244::/48" };
-    let cluster_cidrs = match case.detection {
-        true => vec![pods.parse().expect("a range")],
-        false => vec![],
-    };
+    let pods = detector(case);
     let view = NodeView {
         node: "n1".into(),
         addresses: [node].into(),
-        cluster_cidrs: cluster_cidrs.clone(),
+        pods: pods.clone(),
         masquerade_all: case.masquerade_all,
         external_ips: true,
         ..NodeView::default()
     };
     let mut dataplane =
-        Dataplane::new(Settings { cluster_cidrs, node_port_addresses: [node].into(), ..Settings::default() });
+        Dataplane::new(Settings { pods, node_port_addresses: [node].into(), ..Settings::default() });
     let web = web(case);
     dataplane.set_service(&web.id, 0, Some(Arc::new(service::plan(&web, &view))));
     dataplane
@@ -292,6 +338,7 @@ fn s16_s29_s32_s38_s39_s43_s44_s45_s46_s48_masquerade_matrix() {
                 destination: address_at(target, case.family),
                 protocol: Protocol::Tcp,
                 from_node: client == Client::Node,
+                interface: interface(case, client),
             };
             let trace = evaluate(&table, &packet);
             let (wanted, got) = (expected(case, client, target), found(trace.outcome));
@@ -318,7 +365,7 @@ fn s16_s29_s32_s38_s39_s43_s44_s45_s46_s48_masquerade_matrix() {
         wrong.len(),
         wrong[..wrong.len().min(4)].join("\n")
     );
-    assert_eq!(asked, 6 * 4 * 128);
+    assert_eq!(asked, 6 * 4 * 320);
     assert!(
         refused > 100 && silent > 100 && mixed > 20,
         "{refused} refused, {silent} silent, {mixed} with itself"

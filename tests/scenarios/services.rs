@@ -53,7 +53,9 @@ fn becomes(cluster: &Offline, node: &str, from: &str, to: &str) -> String {
     let Destination { to: destination, protocol } = to.parse().expect("a destination");
     let rules = cluster.rules(node, Family::of(&destination.ip())).expect("a node");
     let from_node = rules.addresses.contains(&source.ip());
-    match evaluate(&rules.table, &Packet { source, destination, protocol, from_node }).outcome {
+    match evaluate(&rules.table, &Packet { source, destination, protocol, from_node, interface: None })
+        .outcome
+    {
         Outcome::Dnat(to) => {
             to.iter().map(|candidate| candidate.backend.ip().to_string()).collect::<Vec<_>>().join(" ")
         }

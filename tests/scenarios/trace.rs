@@ -27,7 +27,7 @@ fn check(place: &str, from: &str, to: &str, expected: Expect) {
     let arguments = parsed(from, to).expect("arguments");
     let (Source(from), to) = (arguments.from, arguments.to);
     let rules = cluster.rules(node, Family::of(&to.to.ip())).expect("a node of the file");
-    expected.assert_eq(&trace::explain(&rules, from, to));
+    expected.assert_eq(&trace::explain(&rules, from, to, arguments.interface.map(Into::into)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use portolan_nft::{
     Verdict,
 };
 
-/// The first packet of a connection. Pods are told by their addresses, as the rules do it.
+/// The first packet of a connection. Pods are told as the rules do it, by address or by interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub source: SocketAddr,
@@ -19,6 +19,9 @@ pub struct Packet {
     pub protocol: Protocol,
     /// Sent by a process of the node itself (or of a pod in the host's network).
     pub from_node: bool,
+    /// The interface that it comes in by. None: nobody said, or it is sent by the node itself; then no rule that asks for
+    /// one matches.
+    pub interface: Option<Name>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +74,8 @@ struct Walk<'a> {
     source: SocketAddr,
     destination: SocketAddr,
     protocol: Protocol,
+    interface: Option<Name>,
+    is_forwarded: bool,
     /// Where the client sent it; None before DNAT.
     original: Option<SocketAddr>,
     mark: u32,
@@ -140,6 +145,8 @@ impl<'a> Walk<'a> {
             source: packet.source,
             destination: packet.destination,
             protocol: packet.protocol,
+            interface: packet.interface.clone(),
+            is_forwarded: !packet.from_node,
             original: None,
             mark: 0,
             found: Vec::new(),
@@ -198,6 +205,9 @@ impl<'a> Walk<'a> {
     /// None = the rule does not match.
     fn statement(&mut self, chain: &Name, statement: &Statement) -> Option<Flow> {
         let matches = |yes: bool| yes.then_some(Flow::Next);
+        if asks_for_interface(statement) && self.interface.is_none() && self.is_forwarded {
+            self.note(chain, "asks for the interface that it comes in by, which nobody said".into());
+        }
         match statement {
             Statement::Compare { field, value, negate } => matches((self.atom(field)? == *value) != *negate),
             Statement::InPrefix { field, address, length, negate } => {
@@ -320,7 +330,12 @@ impl<'a> Walk<'a> {
             Field::CtReplySport => Some(Atom::Port(self.destination.port())),
             Field::CtOriginalDport => Some(Atom::Port(self.original.unwrap_or(self.destination).port())),
             Field::Mark => Some(Atom::Mark(self.mark)),
-            Field::Numgen { .. } | Field::Iif | Field::Oif => None,
+            Field::Iif => self.interface.clone().map(Atom::Interface),
+            Field::Numgen { .. } | Field::Oif => None,
         }
     }
+}
+
+fn asks_for_interface(statement: &Statement) -> bool {
+    matches!(statement, Statement::IifPrefix(_) | Statement::Compare { field: Field::Iif, .. })
 }

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portolan_model::{Family, Masquerade, Protocol};
+use portolan_model::{Detector, Family, Masquerade, Protocol};
 use portolan_nft::{
     Atom, Base, Chain, ChainKind, Field, Hook, KeyType, Name, Rule, Set, Statement, TableFamily, TableId,
     ValueType, Verdict,
@@ -55,6 +55,8 @@ const PREROUTING: &str = "nat-prerouting";
 const OUTPUT: &str = "nat-output";
 const POSTROUTING: &str = "nat-postrouting";
 const INPUT: &str = "nat-input";
+/// Of an interface's name, without the zero at its end.
+const MAX_INTERFACE_LEN: usize = 15;
 /// Of each family. A client that finds it full is not remembered.
 const REMEMBERED: u32 = 65_536;
 
@@ -79,8 +81,8 @@ pub const FIXED: [&str; 14] = [
 /// The node's facts that the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The cluster's pod ranges, by which pods are told from outside clients (S48). None of a family: no detection.
-    pub cluster_cidrs: Vec<IpNet>,
+    /// How pods are told from outside clients (S48).
+    pub pods: Detector,
     /// The node's addresses that answer node ports (S20), of both families. At loopback addresses among them TCP is left to a
     /// relay and the rest is refused (S22).
     pub node_port_addresses: BTreeSet<IpAddr>,
@@ -93,21 +95,11 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            cluster_cidrs: Vec::new(),
+            pods: Detector::default(),
             node_port_addresses: BTreeSet::new(),
             service_cidrs: Vec::new(),
             mark: 0x4000,
         }
-    }
-}
-
-impl Settings {
-    pub(crate) fn pods(&self, family: Family) -> Vec<IpNet> {
-        of_family(&self.cluster_cidrs, family)
-    }
-
-    pub(crate) fn detector(&self, family: Family) -> bool {
-        self.cluster_cidrs.iter().any(|net| Family::of(&net.addr()) == family)
     }
 }
 
@@ -287,7 +279,7 @@ impl Rules<'_> {
 
     fn prerouting(&self) -> Vec<Rule> {
         let mut rules = vec![rule([jump(SOURCE_RANGES)])];
-        rules.extend(self.pod_sources().map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))); // S45
+        rules.extend(self.pod_sources().into_iter().map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))); // S45
         rules.push(rule([jump(SERVICES)]));
         rules
     }
@@ -322,14 +314,29 @@ impl Rules<'_> {
 
     /// S16.
     fn mark_nonpods(&self) -> Vec<Rule> {
-        let pods = self.pod_sources().map(|from_pod| rule([from_pod, Statement::Verdict(Verdict::Return)]));
+        let pods = self
+            .pod_sources()
+            .into_iter()
+            .map(|from_pod| rule([from_pod, Statement::Verdict(Verdict::Return)]));
         pods.chain([rule([Statement::MarkOr(self.settings.mark)])]).collect()
     }
 
-    /// One match for each of the cluster's pod ranges.
-    fn pod_sources(&self) -> impl Iterator<Item = Statement> {
-        self.settings.pods(self.family).into_iter().map(|net| in_prefix(Field::Saddr, &net))
+    /// S48: one match for each range or interface of pods. What the node itself sends comes in by no interface.
+    fn pod_sources(&self) -> Vec<Statement> {
+        match &self.settings.pods {
+            Detector::Ranges(ranges) => {
+                of_family(ranges, self.family).iter().map(|net| in_prefix(Field::Saddr, net)).collect()
+            }
+            Detector::Interface(name) => vec![comes_in_by(name)],
+            // As long as a name can be, it is the name.
+            Detector::InterfacePrefix(name) if name.len() >= MAX_INTERFACE_LEN => vec![comes_in_by(name)],
+            Detector::InterfacePrefix(prefix) => vec![Statement::IifPrefix(prefix.clone())],
+        }
     }
+}
+
+fn comes_in_by(interface: &Name) -> Statement {
+    Statement::Compare { field: Field::Iif, value: Atom::Interface(interface.clone()), negate: false }
 }
 
 fn frontend() -> Vec<Field> {

@@ -49,7 +49,7 @@ impl Proxy {
             return Wanted::refused_on_localhost();
         }
         let at_vip = self.wants_vip(&key.address, settings);
-        Wanted::new(forwarding, self.family, settings.detector(self.family), at_vip)
+        Wanted::new(forwarding, self.family, settings.pods.detects(self.family), at_vip)
     }
 
     /// A VIP that is the node's own address keeps the host's other ports open (S28).
@@ -172,7 +172,7 @@ impl Proxy {
             self.dirty.vips.insert(*address);
             self.dirty.keys.extend(self.claims.keys_at(*address));
         }
-        if old.detector(self.family) != new.detector(self.family) {
+        if old.pods.detects(self.family) != new.pods.detects(self.family) {
             self.touch_all();
         }
     }

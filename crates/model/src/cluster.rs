@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::{Advertisement, Allocations, Labels, Name, Peer, Pool, Service, ServiceId};
+use crate::{Advertisement, Allocations, Family, Labels, Name, Peer, Pool, Service, ServiceId};
 
 /// A persistent ordered map: cloning a [`Snapshot`] costs nothing, changing one entry costs O(log n).
 pub type Map<K, V> = rpds::RedBlackTreeMapSync<K, V>;
@@ -31,6 +31,34 @@ pub struct Node {
 pub struct ServiceCidr {
     pub name: Name,
     pub cidrs: Vec<IpNet>,
+}
+
+/// How pods are told from other clients (S48).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detector {
+    /// By their addresses. A family without a range has no detection.
+    Ranges(Vec<IpNet>),
+    /// By the interface that they come in by: only pods of this node are told, of both families.
+    Interface(Name),
+    /// By how its name begins. Never empty.
+    InterfacePrefix(Name),
+}
+
+/// No detection.
+impl Default for Detector {
+    fn default() -> Self {
+        Detector::Ranges(Vec::new())
+    }
+}
+
+impl Detector {
+    /// Whether pods of this family are told from others at all.
+    pub fn detects(&self, family: Family) -> bool {
+        match self {
+            Detector::Ranges(ranges) => ranges.iter().any(|range| Family::of(&range.addr()) == family),
+            Detector::Interface(_) | Detector::InterfacePrefix(_) => true,
+        }
+    }
 }
 
 /// The typed, in-sync view of the cluster.

@@ -18,7 +18,7 @@ mod problem;
 mod service;
 
 pub use allocations::{Allocations, next, previous};
-pub use cluster::{Map, Node, ServiceCidr, Set, Snapshot};
+pub use cluster::{Detector, Map, Node, ServiceCidr, Set, Snapshot};
 pub use id::{Family, Name, ObjectId, ServiceId};
 pub use plan::{Action, Address, Backend, Balance, Forwarding, Frontend, Masquerade, Scheduler, ServicePlan};
 pub use policy::{

@@ -205,9 +205,9 @@ fn check_plan(plan: &ServicePlan, node: &NodeView) {
 #[test]
 fn invariant_9_services_of_any_kind_have_a_sound_plan() {
     arbtest::arbtest(|u| {
-        let cluster_cidrs = if u.arbitrary()? { n1().cluster_cidrs } else { vec![] };
+        let pods = if u.arbitrary()? { n1().pods } else { Detector::default() };
         let addresses: BTreeSet<IpAddr> = several(u, address)?.into_iter().collect();
-        let node = NodeView { addresses, cluster_cidrs, external_ips: u.arbitrary()?, ..n1() };
+        let node = NodeView { addresses, pods, external_ips: u.arbitrary()?, ..n1() };
         check_plan(&service::plan(&service(u)?, &node), &node);
         Ok(())
     });

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_model::{
-    Action, Address, Backend, Balance, Family, Forwarding, Frontend, IpMode, Masquerade, Name, Scheduler,
-    Service, ServicePlan, ServicePort, ServiceType, TrafficPolicy,
+    Action, Address, Backend, Balance, Detector, Family, Forwarding, Frontend, IpMode, Masquerade, Name,
+    Scheduler, Service, ServicePlan, ServicePort, ServiceType, TrafficPolicy,
 };
 
 use crate::endpoints::{self, Usable};
@@ -19,18 +19,12 @@ pub struct NodeView {
     pub zone: Option<Name>,
     /// Every address of this node's interfaces, VIPs that we put there not included (S28).
     pub addresses: BTreeSet<IpAddr>,
-    /// How pods are told from outside clients; a family without a range has no detection (S48).
-    pub cluster_cidrs: Vec<IpNet>,
+    /// How pods are told from outside clients (S48).
+    pub pods: Detector,
     /// Masquerade every connection to a ClusterIP (S16).
     pub masquerade_all: bool,
     /// Serve `spec.externalIPs` (S25).
     pub external_ips: bool,
-}
-
-impl NodeView {
-    fn detects_pods(&self, family: Family) -> bool {
-        self.cluster_cidrs.iter().any(|cidr| Family::of(&cidr.addr()) == family)
-    }
 }
 
 /// The plan of a Service on a node. A family without a cluster IP has none (S6).
@@ -107,7 +101,7 @@ fn plan_port(plan: &mut ServicePlan, vips: &Vips, service: &Service, port: &Serv
 
 /// Connections to the ClusterIP follow internalTrafficPolicy (S32).
 fn internal(service: &Service, usable: &Usable, family: Family, node: &NodeView) -> Forwarding {
-    let masquerade = match (node.masquerade_all, node.detects_pods(family)) {
+    let masquerade = match (node.masquerade_all, node.pods.detects(family)) {
         (true, _) => Masquerade::Always,
         (false, true) => Masquerade::NonPods, // S16
         (false, false) => Masquerade::Never,
@@ -124,7 +118,7 @@ fn external(service: &Service, usable: &Usable, family: Family, node: &NodeView)
     if is_external_local(service, usable) {
         // Short circuit (S45): pods keep their address, the node itself is masqueraded. Without a detector only
         // the node itself is known to be of the cluster.
-        let masquerade = match node.detects_pods(family) {
+        let masquerade = match node.pods.detects(family) {
             true => Masquerade::NonPods,
             false => Masquerade::Always,
         };

@@ -61,7 +61,19 @@ fn s48_detect_local_modes() {
         json!({ "proxy": { "detectLocalMode": "NodeCIDR" } }),
         &[],
     );
-    refused("detectLocalMode: BridgeInterface", "detectLocalMode: \"BridgeInterface\" cannot be done here");
+    check(
+        "mode: nftables\ndetectLocalMode: BridgeInterface\ndetectLocal: { bridgeInterface: cbr0, interfaceNamePrefix: '' }",
+        json!({ "proxy": { "detectLocalMode": "BridgeInterface", "detectLocal": { "bridgeInterface": "cbr0" } } }),
+        &[],
+    );
+    check(
+        "mode: nftables\ndetectLocalMode: InterfaceNamePrefix\ndetectLocal: { interfaceNamePrefix: veth }",
+        json!({ "proxy": {
+            "detectLocalMode": "InterfaceNamePrefix", "detectLocal": { "interfaceNamePrefix": "veth" },
+        } }),
+        &[],
+    );
+    refused("detectLocalMode: LocalCIDR", "detectLocalMode: \"LocalCIDR\" is none of ClusterCIDR, NodeCIDR,");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use portolan_dataplane::{Dataplane, KernelState, Limits, Outcome, Packet, Settings, evaluate, render};
 use portolan_index::{Change, Index, Kind, Object};
-use portolan_model::{Family, Name, ServiceId, ServicePlan, Snapshot};
+use portolan_model::{Detector, Family, Name, ServiceId, ServicePlan, Snapshot};
 use portolan_nft::Table;
 use portolan_plan::flows::Flows;
 use portolan_plan::health::Ports;
@@ -136,7 +136,7 @@ impl Node {
             node: NAME.into(),
             zone: node.and_then(|node| node.zone.clone()),
             addresses: node.iter().flat_map(|node| &node.internal_ips).copied().chain(own).collect(),
-            cluster_cidrs: PODS.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+            pods: Detector::Ranges(PODS.iter().filter_map(|cidr| cidr.parse().ok()).collect()),
             external_ips: true,
             ..NodeView::default()
         };
@@ -148,7 +148,7 @@ impl Node {
         let primary = snapshot.nodes.get(&Name::from(NAME)).map_or(&[][..], |node| &node.internal_ips);
         let vips: BTreeSet<IpAddr> = self.plans.values().flat_map(|plan| plan.addresses()).collect();
         let settings = Settings {
-            cluster_cidrs: self.view.cluster_cidrs.clone(),
+            pods: self.view.pods.clone(),
             node_port_addresses: node_ports::addresses(
                 &[Selector::All],
                 primary,

@@ -140,6 +140,7 @@ impl World {
                         destination: SocketAddr::new(ip_to, *port),
                         protocol: *protocol,
                         from_node,
+                        interface: None,
                     });
                 }
             }
@@ -199,6 +200,7 @@ impl World {
             destination: SocketAddr::new(vip, 80),
             protocol: Protocol::Tcp,
             from_node: false,
+            interface: None,
         };
         let trace = evaluate(&node.table(Family::Ipv4), &packet);
         let backend = SocketAddr::from(([10, 244, 1, 250], 8080));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use expect_test::{Expect, expect};
 use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate};
 use portolan_model::{
-    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
-    ServicePlan,
+    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
+    ServiceId, ServicePlan,
 };
 use portolan_nft::{Atom, Bytes, Element, Extra, Table, Value};
 
@@ -55,13 +55,18 @@ fn remembered(cases: &[(&str, &str, &str)], timeout: u64) -> Vec<Element> {
 }
 
 fn settings() -> Settings {
-    Settings { cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Settings::default() }
+    Settings { pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap()]), ..Settings::default() }
 }
 
 fn outcome(table: &Table, from: &str, to: &str) -> String {
     let source = SocketAddr::new(from.parse().unwrap(), 40000);
-    let packet =
-        Packet { source, destination: to.parse().unwrap(), protocol: Protocol::Tcp, from_node: false };
+    let packet = Packet {
+        source,
+        destination: to.parse().unwrap(),
+        protocol: Protocol::Tcp,
+        from_node: false,
+        interface: None,
+    };
     match evaluate(table, &packet).outcome {
         Outcome::Dnat(to) => to.iter().map(|c| c.backend.to_string()).collect::<Vec<_>>().join(", "),
         other => format!("{other:?}"),
@@ -89,6 +94,7 @@ fn s41_a_trace_says_who_is_remembered() {
         destination: VIP.parse().unwrap(),
         protocol: Protocol::Tcp,
         from_node: false,
+        interface: None,
     };
     expect![[r#"
         services: 10.96.0.1:80/tcp is in services

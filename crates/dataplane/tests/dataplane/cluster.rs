@@ -8,8 +8,8 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Result, Unstructured};
 use portolan_dataplane::{Dataplane, Packet, Settings};
 use portolan_model::{
-    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
-    ServicePlan,
+    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
+    ServiceId, ServicePlan,
 };
 
 pub const PORTS: [u16; 2] = [80, 30080];
@@ -80,14 +80,19 @@ pub const POD: u8 = 244;
 pub const CLIENT: u8 = 9;
 
 pub fn settings(u: &mut Unstructured) -> Result<Settings> {
-    let mut settings = Settings::default();
+    let (mut settings, mut ranges) = (Settings::default(), Vec::new());
     for family in Family::ALL {
         if u.ratio(3, 4)? {
-            settings.cluster_cidrs.push(pods(family));
+            ranges.push(pods(family));
         }
         let nodes = u.int_in_range(0..=2)?;
         settings.node_port_addresses.extend((1..=nodes).map(|host| ip(family, NODE, host)));
     }
+    settings.pods = match u.int_in_range(0..=7)? {
+        0 => Detector::Interface("cbr0".into()),
+        1 => Detector::InterfacePrefix("veth".into()),
+        _ => Detector::Ranges(ranges),
+    };
     if u.arbitrary()? {
         settings.service_cidrs.push(ipnet::IpNet::new(ip(Family::Ipv4, VIP, 0), 30).unwrap());
     }
@@ -189,6 +194,7 @@ pub fn packets() -> Vec<Packet> {
                         destination: SocketAddr::new(address, port),
                         protocol,
                         from_node,
+                        interface: (net == POD).then(|| "cbr0".into()),
                     });
                 }
             }

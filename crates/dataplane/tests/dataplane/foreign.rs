@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portolan_dataplane::{Dataplane, Settings};
 use portolan_model::{
-    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
+    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
 };
 use portolan_model::{ServiceId, ServicePlan};
 use portolan_nft::{
@@ -33,7 +33,8 @@ fn dataplane(count: u8) -> Dataplane {
         vips: [vip].into(),
         hairpin: BTreeSet::from([ip(family, 244, 1)]),
     };
-    let settings = Settings { cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()], ..Settings::default() };
+    let settings =
+        Settings { pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap()]), ..Settings::default() };
     let mut dataplane = Dataplane::new(settings);
     dataplane.set_service(&ServiceId::new("default", "web"), 0, Some(Arc::new(plan)));
     dataplane

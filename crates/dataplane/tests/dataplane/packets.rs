@@ -8,8 +8,8 @@ use crate::kernel::Kernel;
 use expect_test::expect;
 use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate, render};
 use portolan_model::{
-    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
-    ServicePlan,
+    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
+    ServiceId, ServicePlan,
 };
 
 const VIP: &str = "10.96.0.1";
@@ -23,7 +23,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn settings() -> Settings {
     Settings {
-        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()],
+        pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/56".parse().unwrap()]),
         node_port_addresses: [ip(NODE), ip("fd00:172:30::11")].into(),
         ..Settings::default()
     }
@@ -66,7 +66,8 @@ fn dataplane(settings: Settings, plans: impl IntoIterator<Item = ServicePlan>) -
 fn outcome(dataplane: &Dataplane, from: &str, to: &str) -> String {
     let destination: SocketAddr = to.parse().unwrap();
     let source = SocketAddr::new(ip(from), 40000);
-    let packet = Packet { source, destination, protocol: Protocol::Tcp, from_node: from == NODE };
+    let packet =
+        Packet { source, destination, protocol: Protocol::Tcp, from_node: from == NODE, interface: None };
     match evaluate(&dataplane.desired(Family::of(&ip(from))), &packet).outcome {
         Outcome::Dnat(candidates) => candidates
             .iter()
@@ -101,9 +102,39 @@ fn s15_s16_cluster_ip_masquerades_only_those_that_are_no_pods() {
 #[test]
 fn s16_without_a_detector_nobody_is_masqueraded() {
     let action = balance(Masquerade::NonPods, &["10.244.1.5:8080"]);
-    let without = Settings { cluster_cidrs: Vec::new(), ..settings() };
+    let without = Settings { pods: Detector::default(), ..settings() };
     let dataplane = dataplane(without, [plan(vip(VIP, 80), same(action))]);
     check(&dataplane, &[(CLIENT, "10.96.0.1:80", "10.244.1.5:8080")]);
+}
+
+#[test]
+fn s16_s48_pods_are_told_by_the_interface_that_they_come_in_by() {
+    let check = |pods: Detector, interface: Option<&str>, from: &str, expected: &str| {
+        let action = balance(Masquerade::NonPods, &["10.244.2.5:8080"]);
+        let dataplane =
+            dataplane(Settings { pods: pods.clone(), ..settings() }, [plan(vip(VIP, 80), same(action))]);
+        let packet = Packet {
+            source: SocketAddr::new(ip(from), 40000),
+            destination: "10.96.0.1:80".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            from_node: from == NODE,
+            interface: interface.map(Into::into),
+        };
+        let trace = evaluate(&dataplane.desired(Family::Ipv4), &packet);
+        let Outcome::Dnat(candidates) = &trace.outcome else { panic!("{:?}", trace.outcome) };
+        let seen = if candidates[0].masquerade { "the node" } else { "the client" };
+        assert_eq!(seen, expected, "{pods:?}, {interface:?}: {:#?}", trace.reasons);
+    };
+    let bridge = || Detector::Interface("cbr0".into());
+    check(bridge(), Some("cbr0"), POD, "the client");
+    check(bridge(), Some("cbr01"), POD, "the node");
+    check(bridge(), Some("eth0"), CLIENT, "the node");
+    check(bridge(), None, NODE, "the node");
+    let prefix = |prefix: &str| Detector::InterfacePrefix(prefix.into());
+    check(prefix("veth"), Some("veth1a"), POD, "the client");
+    check(prefix("veth"), Some("vet"), POD, "the node");
+    check(prefix("veth"), None, NODE, "the node");
+    check(prefix("as-long-as-15-b"), Some("as-long-as-15-b"), POD, "the client");
 }
 
 #[test]
@@ -303,6 +334,7 @@ fn a_trace_says_why() {
         destination: "172.30.0.11:30080".parse().unwrap(),
         protocol: Protocol::Tcp,
         from_node: false,
+        interface: None,
     };
     let trace = evaluate(&dataplane.desired(Family::Ipv4), &packet);
     expect![[r#"

@@ -126,7 +126,7 @@ fn s16_no_detector_no_masquerade() {
     let service = Service { kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) };
     check_on(
         service,
-        NodeView { cluster_cidrs: vec![], ..n1() },
+        NodeView { pods: Detector::default(), ..n1() },
         expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Never
         closed: 10.96.0.10; hairpin: 10.1.1.1
@@ -369,7 +369,7 @@ fn s41_affinity_is_copied() {
 fn s45_without_a_detector_the_node_itself_is_masqueraded() {
     check_on(
         local_with(TWO_NODES),
-        NodeView { cluster_cidrs: vec![], ..n1() },
+        NodeView { pods: Detector::default(), ..n1() },
         expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade Never
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always; outside: 10.1.1.1:8080, masquerade Never
