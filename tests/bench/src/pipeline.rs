@@ -10,6 +10,7 @@ use portolan::dataplane::kernel::Kernel;
 use portolan_dataplane::{Dataplane, Settings, Step};
 use portolan_index::{Change, Index, Kind, Object};
 use portolan_lab::netns::Namespace;
+use portolan_model::Detector;
 use portolan_plan::{NodeView, service};
 use serde_json::Value;
 
@@ -64,8 +65,12 @@ impl Pipeline {
         index.apply(Change::Replace(Kind::Service, all(&objects::service)));
         let slice = |number| objects::slice(number, &objects::first_endpoints(number, size));
         index.apply(Change::Replace(Kind::EndpointSlice, all(&slice)));
-        let view = NodeView { node: NODE.into(), cluster_cidrs: vec![PODS.parse()?], ..NodeView::default() };
-        let settings = Settings { cluster_cidrs: view.cluster_cidrs.clone(), ..Settings::default() };
+        let view = NodeView {
+            node: NODE.into(),
+            pods: Detector::Ranges(vec![PODS.parse()?]),
+            ..NodeView::default()
+        };
+        let settings = Settings { pods: view.pods.clone(), ..Settings::default() };
         let dataplane = Dataplane::new(settings);
         Ok(Pipeline { size, index, view, kernel: Kernel::open()?, dataplane })
     }
