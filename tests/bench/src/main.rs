@@ -26,6 +26,7 @@ mod report;
 mod stats;
 mod subject;
 mod usage;
+mod watchers;
 mod wire;
 mod world;
 

@@ -52,6 +52,8 @@ pub struct Changes {
     pub latency_ms: Vec<f64>,
     /// CPU milliseconds for one.
     pub cpu_ms: f64,
+    /// KiB that came from the API server for one.
+    pub received_kib: f64,
 }
 
 /// Changes all at once.
@@ -99,7 +101,7 @@ impl<'a> Run<'a> {
     ) -> anyhow::Result<Changes> {
         let commits = Listener::start(&self.node.node)?;
         let wire = Wire::tap(&self.node.node)?;
-        let before = self.subject.cpu()?;
+        let (before, received) = (self.subject.cpu()?, self.node.received().await?);
         let mut latency_ms = Vec::new();
         for service in services {
             let (new, gone) = self.next(change, service);
@@ -113,10 +115,12 @@ impl<'a> Run<'a> {
             ask::reaches(&self.node.client, service, new, gone).await?;
         }
         let cpu = self.subject.cpu()? - before;
+        let received = self.node.received().await? - received;
         drop(commits);
         self.check_all().await?;
-        let cpu_ms = cpu.as_secs_f64() * 1e3 / latency_ms.len() as f64;
-        Ok(Changes { latency_ms, cpu_ms })
+        let each = latency_ms.len() as f64;
+        let cpu_ms = cpu.as_secs_f64() * 1e3 / each;
+        Ok(Changes { latency_ms, cpu_ms, received_kib: received as f64 / 1024.0 / each })
     }
 
     /// Replaces one endpoint of each of the first `count` Services, as fast as the API server takes it.
@@ -222,7 +226,7 @@ impl<'a> Run<'a> {
 }
 
 /// Writes the Service's EndpointSlice.
-async fn set_endpoints(client: &Client, service: u32, endpoints: &[Ipv4Addr]) -> anyhow::Result<()> {
+pub async fn set_endpoints(client: &Client, service: u32, endpoints: &[Ipv4Addr]) -> anyhow::Result<()> {
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), NAMESPACE);
     let whole = objects::slice(service, endpoints);
     let patch = Patch::Merge(json!({ "endpoints": whole["endpoints"] }));

@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::stats::{largest, median, percentile};
 use crate::subject::{Kind, Settled, Subject};
 use crate::world::{Node, World};
-use crate::{ask, docs, packets, pipeline};
+use crate::{ask, docs, packets, pipeline, watchers};
 
 pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> anyhow::Result<()> {
     let facts = Facts::gather(&binaries.kubernetes)?;
@@ -31,6 +31,10 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
                 let quick = arguments.quick;
                 Session { world: &world, kind: *kind, quick, routed, report: &mut report }.run().await?;
             }
+        }
+        if Some(size) == arguments.sizes.first() {
+            let cost = ms(watchers::measure(&world).await?) * 1e3;
+            report.add(Kind::Portolan, "API server: CPU for one event to one watcher", cost, "µs", None);
         }
         world.down().await?;
         // What there is so far, should a later size fail.
@@ -106,16 +110,18 @@ impl<'a> Session<'a> {
             (Kind::Portolan, _) | (_, ..=1_000) => 3,
             _ => 1,
         };
-        let mut settled = Vec::new();
+        let (mut settled, mut received) = (Vec::new(), Vec::new());
         loop {
             let node = Node::up(&self.world.prefix).await?;
             let mut subject = Subject::start(self.kind, self.world, &node)?;
             settled.push(subject.settle().await?);
             let memory = subject.resident_kib()?;
+            received.push(node.received().await? as f64 / f64::from(1 << 20));
             let run = Run::new(self.world, node, subject);
             run.check_all().await?;
             if settled.len() == repetitions {
                 self.report_starts(&settled, memory);
+                self.add("start: received from the API server", median(&received), "MiB", None);
                 return Ok(run);
             }
             run.end().await?;
@@ -162,6 +168,7 @@ impl<'a> Session<'a> {
             self.add(&format!("{name}: event to commit, {last}"), high, "ms", bars.1);
         }
         self.add(&format!("{name}: CPU"), measured.cpu_ms, "ms", bars.2);
+        self.add(&format!("{name}: received"), measured.received_kib, "KiB", None);
         Ok(())
     }
 

@@ -85,6 +85,16 @@ impl World {
         Ok(std::fs::remove_dir_all(self.dir)?)
     }
 
+    /// CPU time of the API server so far, in hundredths of a second.
+    pub fn apiserver_cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.plane.apiserver_pid()))?;
+        let after_name = stat.rsplit(") ").next().context("stat")?;
+        // proc(5): the 14th and 15th field, of which these are the 12th and 13th after the name.
+        let ticks = after_name.split(' ').skip(11).take(2).map(str::parse::<u64>);
+        let ticks = ticks.sum::<Result<u64, _>>()?;
+        Ok(Duration::from_millis(10 * ticks))
+    }
+
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig-nodes")
     }
@@ -174,6 +184,13 @@ impl Node {
             .await?;
         let _server = Server::start(&server)?;
         Ok(Node { prefix: prefix.into(), node, client, _server })
+    }
+
+    /// Bytes that came from the API server so far.
+    pub async fn received(&self) -> anyhow::Result<u64> {
+        let text = self.node.output(&["ip", "-j", "-s", "link", "show", "dev", "eth0"]).await?;
+        let json: serde_json::Value = serde_json::from_str(&text)?;
+        json[0]["stats64"]["rx"]["bytes"].as_u64().context("rx.bytes")
     }
 
     /// The processes in its namespaces must have ended.

@@ -74,6 +74,10 @@ impl ControlPlane {
         Ok(plane)
     }
 
+    pub fn apiserver_pid(&self) -> i32 {
+        self.apiserver.pid()
+    }
+
     /// Kills everything; the objects stay in `dir/etcd`.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         for daemon in self.controllers.iter_mut().chain([&mut self.apiserver, &mut self.etcd]) {
