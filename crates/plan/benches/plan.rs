@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use portolan_model::{
-    Endpoint, EndpointSlice, Family, FamilyPolicy, Protocol, Service, ServiceId, ServicePort, ServiceType,
-    TrafficPolicy,
+    Detector, Endpoint, EndpointSlice, Family, FamilyPolicy, Protocol, Service, ServiceId, ServicePort,
+    ServiceType, TrafficPolicy,
 };
 use portolan_plan::{NodeView, service};
 
@@ -29,7 +29,7 @@ fn node_port(bencher: Bencher, endpoints: u16) {
 fn node() -> NodeView {
     NodeView {
         node: "n1".into(),
-        cluster_cidrs: vec!["10.128.0.0/9".parse().expect("a range")],
+        pods: Detector::Ranges(vec!["10.128.0.0/9".parse().expect("a range")]),
         ..NodeView::default()
     }
 }
