@@ -1,6 +1,6 @@
 //! The configuration file of the agent and the controller: what the chart renders into its ConfigMap.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -248,7 +248,8 @@ impl Default for Proxy {
             external_ips: true,
             take_over: true,
             conntrack: Conntrack::default(),
-            healthz_bind_address: Some(([0, 0, 0, 0], HEALTHZ_PORT).into()),
+            // Of both families: in a cluster of IPv6 alone the kubelet and load balancers have no other way.
+            healthz_bind_address: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
             metrics_bind_address: Some(([127, 0, 0, 1], METRICS_PORT).into()),
         }
     }
@@ -383,7 +384,7 @@ mod tests {
         check("", None);
         check("127.0.0.1", Some("127.0.0.1:10256"));
         check("[::]:10300", Some("[::]:10300"));
-        assert_eq!(Config::default().proxy.healthz_bind_address, Some(([0, 0, 0, 0], 10256).into()));
+        assert_eq!(Config::default().proxy.healthz_bind_address, Some((Ipv6Addr::UNSPECIFIED, 10256).into()));
     }
 
     #[test]

@@ -13,27 +13,33 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use portolan_lab::kubelet::DRAIN_ANNOTATION;
 use portolan_lab::netns::Namespace;
-use portolan_lab::topology::node_address;
-use portolan_lab::{Lab, Router, testing, wait_for};
+use portolan_lab::topology::{
+    CONTROL_PLANE, Families, NODE_ASN, POD_CIDRS, ROUTER, ROUTER_ASN, node_address,
+};
+use portolan_lab::{Lab, Options, Router, testing, wait_for};
 use serde_json::{Value, json};
 
 pub const NODES: u8 = 3;
 /// Long enough for a loaded machine: a condition that takes this long will not come.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const VALUES: &str = r#"
-apiServer: { host: 10.9.0.10, port: 6443 }
-nodeRoutes: api
-proxy: { clusterCIDRs: [10.244.0.0/16, "fd44::/48"] }
-pools:
-  default: { addresses: [192.0.2.10-192.0.2.250, "2001:db8:1::/112"], reuseDelay: 1s }
-bgp:
-  asn: 64512
-  peers: { tor: { address: 10.9.0.254, asn: 64500, connectTime: 1s } }
-advertise: { sources: [LoadBalancerIP, PodCIDR] }
-"#;
+/// The chart's values for a cluster of these families.
+fn values(families: Families) -> String {
+    json!({
+        "apiServer": { "host": families.first(CONTROL_PLANE), "port": 6443 },
+        "nodeRoutes": "api",
+        "proxy": { "clusterCIDRs": families.cidrs(POD_CIDRS).split(',').collect::<Vec<_>>() },
+        "pools": { "default": { "addresses": ["192.0.2.10-192.0.2.250", "2001:db8:1::/112"], "reuseDelay": "1s" } },
+        "bgp": {
+            "asn": NODE_ASN,
+            "peers": { "tor": { "address": families.first(ROUTER), "asn": ROUTER_ASN, "connectTime": "1s" } },
+        },
+        "advertise": { "sources": ["LoadBalancerIP", "PodCIDR"] },
+    })
+    .to_string()
+}
 
-/// The shared cluster, whole: three agents with their sessions, two controllers.
+/// A cluster, whole: three agents with their sessions, two controllers.
 pub struct Cluster {
     pub lab: &'static Lab,
     pub client: Client,
@@ -41,15 +47,35 @@ pub struct Cluster {
     pub namespace: String,
 }
 
-/// Runs a test on the whole cluster, in a Kubernetes namespace of its own that is deleted after it.
+/// Runs a test alone on the whole shared cluster, in a Kubernetes namespace of its own that is deleted after it: for tests that
+/// stop processes, change nodes, or say what must not happen.
 pub fn test(name: &str, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) {
-    testing::in_lab(name, async |lab| {
-        let cluster = Cluster { lab, client: lab.client(), namespace: name.replace('_', "-") };
-        cluster.make_whole().await?;
-        cluster.make_namespace().await?;
-        body(&cluster).await?;
-        cluster.delete_namespace().await
-    });
+    testing::in_lab(name, async |lab| on_cluster(name, lab, body).await);
+}
+
+/// The same beside other tests: for those that touch their own Kubernetes namespace only.
+pub fn beside(name: &str, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) {
+    testing::beside_others(name, async |lab| on_cluster(name, lab, body).await);
+}
+
+/// The same on a cluster of its own, of these families.
+pub fn of_families(name: &str, families: Families, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) {
+    let options = Options::own();
+    let prefix = format!("{}{families:?}", options.prefix).to_lowercase();
+    let options = Options { prefix, families, ..options };
+    testing::in_lab_of(name, options, async |lab| on_cluster(name, lab, body).await);
+}
+
+async fn on_cluster(
+    name: &str,
+    lab: &'static Lab,
+    body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let cluster = Cluster { lab, client: lab.client(), namespace: name.replace('_', "-") };
+    cluster.make_whole().await?;
+    cluster.make_namespace().await?;
+    body(&cluster).await?;
+    cluster.delete_namespace().await
 }
 
 /// A changed configuration, put back when this is dropped.
@@ -65,11 +91,16 @@ impl Drop for Configured {
 }
 
 impl Cluster {
+    /// The same cluster, with workloads in another Kubernetes namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Cluster {
+        Cluster { lab: self.lab, client: self.client.clone(), namespace: namespace.into() }
+    }
+
     /// Whatever an earlier test stopped runs again.
     async fn make_whole(&self) -> anyhow::Result<()> {
         let mut product = self.lab.product.lock().await;
         if !self.is_installed().await? {
-            product.helm_install(VALUES).await?;
+            product.helm_install(&values(self.lab.families)).await?;
         }
         for name in ["agent-n1", "agent-n2", "agent-n3", "controller-1", "controller-2"] {
             if product.pid(name).is_none() {
@@ -89,7 +120,7 @@ impl Cluster {
 
     /// Waits until exactly these nodes have sessions with the router.
     pub async fn sessions_of(&self, nodes: &[u8]) -> anyhow::Result<()> {
-        let wanted: BTreeSet<IpAddr> = nodes.iter().map(|node| node_address(*node).v4.into()).collect();
+        let wanted: BTreeSet<IpAddr> = nodes.iter().map(|node| self.node_ip(*node)).collect();
         wait_for(&format!("the router has sessions with nodes {nodes:?}"), PATIENCE, async || {
             // A router that was just started does not answer yet.
             let established = self.router().await.established().await.map_err(|error| format!("{error:#}"));
@@ -124,6 +155,11 @@ impl Cluster {
 
     pub fn ns(&self, name: &str) -> anyhow::Result<Namespace> {
         self.lab.ns(name)
+    }
+
+    /// The node's address of the cluster's first family.
+    pub fn node_ip(&self, node: u8) -> IpAddr {
+        self.lab.families.first(node_address(node))
     }
 
     pub fn api<K>(&self) -> Api<K>

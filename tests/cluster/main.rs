@@ -1,8 +1,13 @@
 //! The real binary on three nodes: kube-apiserver, controllers, routers, packets. Needs root; see CONTRIBUTING.md.
 //!
-//! - `fixture`: the cluster that all tests share, and workloads of a test's own.
+//! - `fixture`: the cluster that all tests share, and workloads of a test's own. `pods`: pods on nodes of a test's choice.
+//!   `asking`: requests, and how they must end.
 //! - `forwarding`: what clients, pods and nodes reach by which address.
 //! - `services`: Services that change while they are used.
+//! - `kinds`: types that change, several ports, named ports, slices of one's own, ranges of ClusterIPs.
+//! - `readiness`: pods that are not ready, that end, that were evicted.
+//! - `granular`: who reaches whom by which address, in either family and protocol; pods with the node's network; hostPorts.
+//! - `families`: clusters of IPv4 alone, of IPv6 alone, of both.
 //! - `announcing`: what the router learns, and in which order things go.
 //! - `udp`: flows that never pause go on when their pods are replaced.
 //! - `scaling`: requests without pause while endpoints come and go.
@@ -18,20 +23,30 @@
 //! - `hostile`: whatever the API server takes, and nothing else suffers.
 //! - `commands`: status, cleanup, crds as an operator runs them.
 
+mod affinity;
 mod announcing;
+mod asking;
 mod bad_input;
+mod balancers;
 mod commands;
 mod detection;
+mod families;
 mod fixture;
 mod flapping;
 mod forwarding;
+mod granular;
 mod health;
 mod hostile;
+mod invalid;
+mod kinds;
 mod localhost;
+mod pods;
+mod readiness;
 mod reload;
 mod restarts;
 mod routers;
 mod scaling;
 mod services;
 mod take_over;
+mod topology;
 mod udp;

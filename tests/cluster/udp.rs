@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use crate::fixture::{Cluster, PATIENCE, at, cluster_ip, node_port, test};
 
 /// One socket, so that the kernel has one flow which every packet keeps alive.
-struct Flow {
+pub struct Flow {
     socket: UdpSocket,
     to: SocketAddr,
 }
 
 impl Flow {
-    async fn open(cluster: &Cluster, from: &str, to: SocketAddr) -> anyhow::Result<Flow> {
+    pub async fn open(cluster: &Cluster, from: &str, to: SocketAddr) -> anyhow::Result<Flow> {
         Ok(Flow { socket: cluster.ns(from)?.udp(to).await?, to })
     }
 
@@ -35,7 +35,7 @@ impl Flow {
     }
 
     /// Keeps asking until a pod whose name `is_right` accepts answers.
-    async fn answered_by(&self, is_right: impl Fn(&str) -> bool) -> anyhow::Result<String> {
+    pub async fn answered_by(&self, is_right: impl Fn(&str) -> bool) -> anyhow::Result<String> {
         wait_for(&format!("{} goes on to the right pod", self.to), PATIENCE, async || {
             Ok(match self.ask().await {
                 Ok(answer) if is_right(&answer.pod) => Ok(answer.pod),
@@ -46,7 +46,7 @@ impl Flow {
         .await
     }
 
-    async fn not_answered(&self) -> anyhow::Result<()> {
+    pub async fn not_answered(&self) -> anyhow::Result<()> {
         wait_for(&format!("{} answers no more", self.to), PATIENCE, async || {
             Ok(match self.ask().await {
                 Ok(answer) => Err(format!("{} answers", answer.pod)),

@@ -10,7 +10,7 @@ use kube::Client;
 use crate::binaries::Binaries;
 use crate::netns::Namespace;
 use crate::process::Daemon;
-use crate::topology::{CONTROL_PLANE, POD_CIDRS, SERVICE_CIDRS};
+use crate::topology::{CONTROL_PLANE, Families, POD_CIDRS, SERVICE_CIDRS};
 use crate::wait::wait_for;
 use crate::{pki, relay};
 
@@ -18,8 +18,8 @@ const API_PORT: u16 = 6443;
 const START_TIME: Duration = Duration::from_secs(90);
 
 /// The API server as nodes and the product see it.
-pub fn api_from_nodes() -> SocketAddr {
-    (CONTROL_PLANE.v4, API_PORT).into()
+pub fn api_from_nodes(families: Families) -> SocketAddr {
+    (families.first(CONTROL_PLANE), API_PORT).into()
 }
 
 /// What everybody else needs of the cluster: files and an address.
@@ -34,6 +34,7 @@ pub struct ControlPlane {
     ns: Namespace,
     dir: PathBuf,
     binaries: Binaries,
+    families: Families,
     client: Client,
     pub access: Access,
     etcd: Daemon,
@@ -43,8 +44,13 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts everything in `ns` and waits until the API server is ready. Files go to `dir`, logs to `dir/logs`.
-    pub async fn start(ns: Namespace, dir: &Path, binaries: &Binaries) -> anyhow::Result<ControlPlane> {
-        let mut plane = ControlPlane::start_server(ns, dir, binaries).await?;
+    pub async fn start(
+        ns: Namespace,
+        dir: &Path,
+        binaries: &Binaries,
+        families: Families,
+    ) -> anyhow::Result<ControlPlane> {
+        let mut plane = ControlPlane::start_server(ns, dir, binaries, families).await?;
         plane.controllers = vec![plane.controller_manager()?, plane.scheduler()?];
         Ok(plane)
     }
@@ -55,6 +61,7 @@ impl ControlPlane {
         ns: Namespace,
         dir: &Path,
         binaries: &Binaries,
+        families: Families,
     ) -> anyhow::Result<ControlPlane> {
         pki::write(dir)?;
         let token = pki::random_token()?;
@@ -62,14 +69,15 @@ impl ControlPlane {
         let access = Access { kubeconfig: dir.join("kubeconfig"), ca: dir.join("ca.crt") };
         let relay = relay::start(ns.clone(), SocketAddr::from(([127, 0, 0, 1], API_PORT))).await?;
         pki::write_kubeconfig(&access.kubeconfig, relay, &access.ca, &token)?;
-        pki::write_kubeconfig(&dir.join("kubeconfig-nodes"), api_from_nodes(), &access.ca, &token)?;
+        pki::write_kubeconfig(&dir.join("kubeconfig-nodes"), api_from_nodes(families), &access.ca, &token)?;
 
         let etcd = etcd(&ns, dir)?;
-        let apiserver = apiserver(&ns, dir, binaries)?;
+        let apiserver = apiserver(&ns, dir, binaries, families)?;
         let client = client(&access.kubeconfig).await?;
         let (dir, binaries) = (dir.to_path_buf(), binaries.clone());
+        let controllers = Vec::new();
         let mut plane =
-            ControlPlane { ns, dir, binaries, client, access, etcd, apiserver, controllers: Vec::new() };
+            ControlPlane { ns, dir, binaries, families, client, access, etcd, apiserver, controllers };
         plane.wait_ready().await?;
         Ok(plane)
     }
@@ -98,7 +106,7 @@ impl ControlPlane {
 
     /// Starts the API server again and waits until it is ready.
     pub async fn start_apiserver(&mut self) -> anyhow::Result<()> {
-        self.apiserver = apiserver(&self.ns, &self.dir, &self.binaries)?;
+        self.apiserver = apiserver(&self.ns, &self.dir, &self.binaries, self.families)?;
         self.wait_ready().await
     }
 
@@ -121,17 +129,20 @@ impl ControlPlane {
             format!("--kubeconfig={}", self.file("kubeconfig-nodes")),
             format!("--service-account-private-key-file={key}"),
             format!("--root-ca-file={}", self.file("ca.crt")),
-            format!("--cluster-cidr={POD_CIDRS}"),
-            format!("--service-cluster-ip-range={SERVICE_CIDRS}"),
+            format!("--cluster-cidr={}", self.families.cidrs(POD_CIDRS)),
+            format!("--service-cluster-ip-range={}", self.families.cidrs(SERVICE_CIDRS)),
             // Its default is a folder of the host, which it makes.
             format!("--flex-volume-plugin-dir={}", self.file("flexvolume")),
             "--allocate-node-cidrs".into(),
             "--configure-cloud-routes=false".into(),
-            "--node-cidr-mask-size-ipv4=24".into(),
-            "--node-cidr-mask-size-ipv6=64".into(),
             "--leader-elect=false".into(),
             "--secure-port=0".into(),
         ]);
+        command.args(match self.families {
+            Families::Ipv4 => &["--node-cidr-mask-size=24"][..],
+            Families::Ipv6 => &["--node-cidr-mask-size=64"],
+            Families::Both => &["--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64"],
+        });
         Daemon::start(command, "kube-controller-manager", &self.dir.join("logs"))
     }
 
@@ -173,12 +184,12 @@ fn etcd(ns: &Namespace, dir: &Path) -> anyhow::Result<Daemon> {
     Daemon::start(command, "etcd", &dir.join("logs"))
 }
 
-fn apiserver(ns: &Namespace, dir: &Path, binaries: &Binaries) -> anyhow::Result<Daemon> {
+fn apiserver(ns: &Namespace, dir: &Path, binaries: &Binaries, families: Families) -> anyhow::Result<Daemon> {
     let file = |name: &str| dir.join(name).display().to_string();
     let mut command = ns.command(binaries.kubernetes.join("kube-apiserver"))?;
     command.args([
         "--etcd-servers=http://127.0.0.1:2379".into(),
-        format!("--advertise-address={}", CONTROL_PLANE.v4),
+        format!("--advertise-address={}", families.first(CONTROL_PLANE)),
         format!("--secure-port={API_PORT}"),
         format!("--tls-cert-file={}", file("server.crt")),
         format!("--tls-private-key-file={}", file("server.key")),
@@ -187,7 +198,7 @@ fn apiserver(ns: &Namespace, dir: &Path, binaries: &Binaries) -> anyhow::Result<
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         format!("--service-account-key-file={}", file("service-account.pub")),
         format!("--service-account-signing-key-file={}", file("service-account.key")),
-        format!("--service-cluster-ip-range={SERVICE_CIDRS}"),
+        format!("--service-cluster-ip-range={}", families.cidrs(SERVICE_CIDRS)),
         "--profiling=false".into(),
     ]);
     Daemon::start(command, "kube-apiserver", &dir.join("logs"))

@@ -36,7 +36,7 @@ const FIRST_ANSWER_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Runs the whole demo; a lab of an earlier run is removed first. The lab is left up, also after a failure.
 pub async fn run(router: RouterKind) -> anyhow::Result<()> {
-    let options = Options { prefix: PREFIX.into(), nodes: 3, router };
+    let options = Options::with_prefix(PREFIX, router);
     let site = step("cluster of 3 nodes", held::up(&options)).await?;
     for part in &site.steps {
         println!("    {:<28}{:>6.1} s", part.name, part.took.as_secs_f64());

@@ -6,6 +6,7 @@ mod pods;
 mod sandbox;
 mod status;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +19,7 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::lab::Options;
 use crate::netns::Namespace;
 use crate::topology::node_address;
 use crate::wait::wait_for;
@@ -33,21 +35,22 @@ pub const READY_ANNOTATION: &str = "lab.portolan.dev/ready";
 pub const DRAIN_ANNOTATION: &str = "lab.portolan.dev/drain-ms";
 
 /// Registers node `n<number>`, waits for its podCIDRs, and serves its pods until the runtime ends.
-pub async fn start(client: Client, prefix: &str, number: u8) -> anyhow::Result<()> {
+pub async fn start(client: Client, options: &Options, number: u8) -> anyhow::Result<()> {
+    let (prefix, addresses) = (&options.prefix, options.families.of(node_address(number)));
     let name = format!("n{number}");
     let ns = Namespace::open(&format!("{prefix}-{name}"))?;
-    register(&client, &name, number).await?;
+    register(&client, &name, number, &addresses).await?;
     tokio::spawn(renew_lease(client.clone(), name.clone()));
     let range = pod_range(&client, &name).await?;
     let network = Network::new(prefix, ns, range);
     network.make_bridge().await?;
-    tokio::spawn(run(client, name, number, network));
+    tokio::spawn(run(client, name, addresses, network));
     Ok(())
 }
 
-async fn register(client: &Client, name: &str, number: u8) -> anyhow::Result<()> {
+async fn register(client: &Client, name: &str, number: u8, addresses: &[IpAddr]) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
-    match nodes.create(&PostParams::default(), &status::node(name, node_address(number))).await {
+    match nodes.create(&PostParams::default(), &status::node(name, number, addresses)).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         result => result.map(drop).with_context(|| format!("register node {name}")),
     }
@@ -79,12 +82,12 @@ async fn renew_lease(client: Client, name: String) {
     }
 }
 
-async fn run(client: Client, name: String, number: u8, network: Network) {
+async fn run(client: Client, name: String, addresses: Vec<IpAddr>, network: Network) {
     let api: Api<Pod> = Api::all(client.clone());
     let config = watcher::Config::default().fields(&format!("spec.nodeName={name}"));
     let mut events = std::pin::pin!(watcher(api, config));
     let (drained, mut drains) = mpsc::unbounded_channel();
-    let mut pods = Pods::new(client, name, node_address(number), network, drained);
+    let mut pods = Pods::new(client, name, addresses, network, drained);
     loop {
         tokio::select! {
             event = events.try_next() => match event {

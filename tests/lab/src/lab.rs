@@ -16,6 +16,7 @@ use crate::control_plane::ControlPlane;
 use crate::product::Product;
 use crate::router::{Router, RouterKind, RouterProcesses};
 use crate::site::{Site, Step};
+use crate::topology::Families;
 use crate::wait::wait_for;
 use crate::{kubelet, netns, topology};
 
@@ -31,12 +32,18 @@ pub struct Options {
     pub prefix: String,
     pub nodes: u8,
     pub router: RouterKind,
+    pub families: Families,
 }
 
 impl Options {
-    /// A lab of this process's own: three nodes and BIRD.
+    /// A lab of this process's own: three nodes, BIRD, both families.
     pub fn own() -> Options {
-        Options { prefix: format!("plab{}", std::process::id()), nodes: 3, router: RouterKind::Bird }
+        Options::with_prefix(&format!("plab{}", std::process::id()), RouterKind::Bird)
+    }
+
+    /// Three nodes and both families.
+    pub fn with_prefix(prefix: &str, router: RouterKind) -> Options {
+        Options { prefix: prefix.into(), nodes: 3, router, families: Families::Both }
     }
 }
 
@@ -48,7 +55,7 @@ pub struct Lab {
     router: Mutex<(Router, RouterProcesses)>,
     pub product: Mutex<Product>,
     /// Cleans up once its input ends, which is when this process does.
-    _guard: Child,
+    guard: Mutex<Child>,
 }
 
 impl Deref for Lab {
@@ -77,7 +84,8 @@ impl Lab {
                 site.steps = clock.steps;
                 let product = Mutex::new(Product::new(site.clone(), client.clone()));
                 let (control_plane, router) = (Mutex::new(control_plane), Mutex::new(router));
-                Ok(Lab { site, client, control_plane, router, product, _guard: guard })
+                let guard = Mutex::new(guard);
+                Ok(Lab { site, client, control_plane, router, product, guard })
             }
             Err(error) => {
                 site.keep_logs();
@@ -86,6 +94,13 @@ impl Lab {
                 Err(error.context(format!("the lab did not come up; logs: {}", site.logs().display())))
             }
         }
+    }
+
+    /// Removes every trace, and waits until it is gone.
+    pub async fn down(&self) {
+        let mut guard = self.guard.lock().await;
+        drop(guard.stdin.take());
+        let _ = guard.wait().await;
     }
 
     /// The administrator's client.
@@ -131,15 +146,15 @@ async fn bring_up(
     binaries: &Binaries,
     clock: &mut Clock,
 ) -> anyhow::Result<Parts> {
-    topology::build(&options.prefix, options.nodes).await?;
+    topology::build(&options.prefix, options.nodes, options.families).await?;
     let router = Router::new(options.router, site.ns("router")?, site.dir());
     let processes = router.start(options.nodes, &site.logs()).await?;
     clock.step("namespaces and router");
-    let control_plane = ControlPlane::start(site.ns("cp")?, site.dir(), binaries).await?;
+    let control_plane = ControlPlane::start(site.ns("cp")?, site.dir(), binaries, options.families).await?;
     clock.step("etcd and API server");
     let client = control_plane.client();
     let numbers = 1..=options.nodes;
-    let kubelets = numbers.map(|number| kubelet::start(client.clone(), &options.prefix, number));
+    let kubelets = numbers.map(|number| kubelet::start(client.clone(), options, number));
     futures::future::try_join_all(kubelets).await?;
     clock.step("nodes with podCIDRs");
     default_service_account(&client).await?;

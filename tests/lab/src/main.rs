@@ -89,7 +89,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Start { name } => product(&site()?).await?.start_named(&name).await,
         Command::Kill { name } => product(&site()?).await?.kill(&name).await,
         Command::Binaries => binaries(),
-        Command::Serve { prefix, router } => held::serve(Options { prefix, router, nodes: 3 }).await,
+        Command::Serve { prefix, router } => held::serve(Options::with_prefix(&prefix, router)).await,
     }
 }
 
@@ -120,7 +120,7 @@ async fn product(site: &Site) -> anyhow::Result<Product> {
 }
 
 async fn up(router: RouterKind) -> anyhow::Result<()> {
-    let site = held::up(&Options { prefix: demo::PREFIX.into(), nodes: 3, router }).await?;
+    let site = held::up(&Options::with_prefix(demo::PREFIX, router)).await?;
     for part in &site.steps {
         println!("{:<28}{:>6.1} s", part.name, part.took.as_secs_f64());
     }

@@ -4,7 +4,7 @@
 //! datagram is answered by one. Either answer is [`Answer`]'s text.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use anyhow::Context;
@@ -57,26 +57,35 @@ pub struct PodServer {
 impl PodServer {
     /// Listens on every port, both families, in `ns`. Fails if one is taken.
     pub fn start(ns: &Namespace, pod: &str, node: &str, ports: &[Port]) -> anyhow::Result<PodServer> {
+        PodServer::start_on(&[Ipv6Addr::UNSPECIFIED.into()], ns, pod, node, ports)
+    }
+
+    /// The same on these addresses only. Where there are several, a datagram's answer has the right one by this alone.
+    pub fn start_on(
+        addresses: &[IpAddr],
+        ns: &Namespace,
+        pod: &str,
+        node: &str,
+        ports: &[Port],
+    ) -> anyhow::Result<PodServer> {
         let mut tasks = JoinSet::new();
         let identity = Identity { pod: pod.into(), node: node.into() };
-        for port in ports {
+        for (address, port) in
+            addresses.iter().flat_map(|address| ports.iter().map(move |port| (*address, port)))
+        {
             match *port {
                 Port::Tcp(port) => {
-                    let listener = ns.listen_tcp(any(port))?;
+                    let listener = ns.listen_tcp((address, port).into())?;
                     tasks.spawn(serve_tcp(listener, identity.clone()));
                 }
                 Port::Udp(port) => {
-                    let socket = ns.listen_udp(any(port))?;
+                    let socket = ns.listen_udp((address, port).into())?;
                     tasks.spawn(serve_udp(socket, identity.clone()));
                 }
             }
         }
         Ok(PodServer { _tasks: tasks })
     }
-}
-
-fn any(port: u16) -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
 #[derive(Clone)]

@@ -36,6 +36,10 @@ pub async fn tcp_within(ns: &Namespace, to: SocketAddr, patience: Duration) -> a
 
 /// One datagram there and one back.
 pub async fn udp(ns: &Namespace, to: SocketAddr) -> anyhow::Result<Answer> {
+    udp_within(ns, to, PATIENCE).await
+}
+
+pub async fn udp_within(ns: &Namespace, to: SocketAddr, patience: Duration) -> anyhow::Result<Answer> {
     let ask = async {
         let socket = ns.udp(to).await?;
         socket.send(b"who").await?;
@@ -43,9 +47,9 @@ pub async fn udp(ns: &Namespace, to: SocketAddr) -> anyhow::Result<Answer> {
         let length = socket.recv(&mut buffer).await?;
         std::str::from_utf8(&buffer[..length])?.parse()
     };
-    timeout(PATIENCE, ask)
+    timeout(patience, ask)
         .await
-        .unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"))
+        .unwrap_or_else(|_| bail!("no answer within {patience:?}"))
         .with_context(|| from_to(ns, to))
 }
 

@@ -165,7 +165,7 @@ impl Product {
         std::fs::create_dir_all(&dir)?;
         let token = self.token(account).await?;
         let ca = self.site.dir().join("ca.crt");
-        pki::write_kubeconfig(&dir.join("kubeconfig"), api_from_nodes(), &ca, &token)?;
+        pki::write_kubeconfig(&dir.join("kubeconfig"), api_from_nodes(self.site.families), &ca, &token)?;
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         let map = maps.get(CONFIG_MAP).await.context("the chart's ConfigMap; is it installed?")?;
         for key in ["config.yaml", "objects.yaml"] {

@@ -13,6 +13,7 @@ use crate::lab::Options;
 use crate::netns::{self, Namespace};
 use crate::process::tail;
 use crate::router::RouterKind;
+use crate::topology::Families;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
@@ -25,6 +26,7 @@ pub struct Site {
     prefix: String,
     dir: PathBuf,
     pub nodes: u8,
+    pub families: Families,
     /// The router that the lab was brought up with.
     pub router_kind: RouterKind,
     /// The process that holds the lab.
@@ -41,6 +43,7 @@ impl Site {
             prefix: options.prefix.clone(),
             dir,
             nodes: options.nodes,
+            families: options.families,
             router_kind: options.router,
             pid: std::process::id(),
             kubectl: binaries.kubectl(),

@@ -1,8 +1,9 @@
-//! For test binaries: one lab for all tests of the process, which take turns.
+//! For test binaries: one lab for all tests of the process. Those that stop parts of it, or say what must not happen, are
+//! alone in it; others run side by side. And labs of a test's own.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use futures::FutureExt;
 use tokio::runtime::Runtime;
@@ -16,25 +17,57 @@ struct Shared {
 }
 
 static SHARED: OnceLock<Shared> = OnceLock::new();
-static TURN: Mutex<()> = Mutex::new(());
+/// Held by tests: to write by one that must be alone, to read by those that bear each other.
+static TURN: RwLock<()> = RwLock::new(());
 
 /// Set in `make test` and CI: a test that cannot run is then a failure.
 const REQUIRED: &str = "PORTOLAN_LAB_REQUIRED";
 
-/// Runs a test in the lab that all tests of this process share; the first one brings it up. Without root the test is skipped
-/// with a loud line, or fails where `PORTOLAN_LAB_REQUIRED` is set. A failure says how to look into the lab, and the logs
-/// are kept.
+/// Runs a test in the lab that all tests of this process share, with no other test beside it; the first one brings the lab up.
+/// Without root the test is skipped with a loud line, or fails where `PORTOLAN_LAB_REQUIRED` is set. A failure says how to look
+/// into the lab, and the logs are kept.
 pub fn in_lab(name: &str, body: impl AsyncFnOnce(&'static Lab) -> anyhow::Result<()>) {
+    if has_root(name) {
+        let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
+        in_shared_lab(name, body);
+    }
+}
+
+/// The same beside other tests: for those that touch only what is their own.
+pub fn beside_others(name: &str, body: impl AsyncFnOnce(&'static Lab) -> anyhow::Result<()>) {
+    if has_root(name) {
+        let _turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
+        in_shared_lab(name, body);
+    }
+}
+
+/// Runs a test in a lab of its own, which goes when the test is over; that of a failed test stays until the process ends. It
+/// takes its turn with those that must be alone: they measure times.
+pub fn in_lab_of(name: &str, options: Options, body: impl AsyncFnOnce(&'static Lab) -> anyhow::Result<()>) {
     if !has_root(name) {
         return;
     }
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let shared = SHARED.get_or_init(bring_up);
-    let lab = match &shared.lab {
-        Ok(lab) => lab,
-        Err(error) => panic!("{error}"),
+    let _turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
+    let runtime = Runtime::new().expect("a tokio runtime");
+    let lab: &'static Lab = match runtime.block_on(Lab::up(options)) {
+        Ok(lab) => Box::leak(Box::new(lab)),
+        Err(error) => panic!("{name}: {error:#}"),
     };
-    let result = shared.runtime.block_on(AssertUnwindSafe(body(lab)).catch_unwind());
+    run(name, &runtime, lab, body(lab));
+    runtime.block_on(lab.down());
+    runtime.shutdown_background();
+}
+
+fn in_shared_lab(name: &str, body: impl AsyncFnOnce(&'static Lab) -> anyhow::Result<()>) {
+    let shared = SHARED.get_or_init(bring_up);
+    match &shared.lab {
+        Ok(lab) => run(name, &shared.runtime, lab, body(lab)),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn run(name: &str, runtime: &Runtime, lab: &Lab, test: impl Future<Output = anyhow::Result<()>>) {
+    let result = runtime.block_on(AssertUnwindSafe(test).catch_unwind());
     let (error, panic) = match result {
         Ok(Ok(())) => return,
         Ok(Err(error)) => (format!("{error:#}"), None),

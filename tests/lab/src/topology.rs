@@ -25,6 +25,36 @@ pub const POD_CIDRS: &str = "10.244.0.0/16,fd44::/48";
 /// The first address of the service range: the `kubernetes` Service.
 pub const KUBERNETES_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
+/// The address families of a lab: what its nodes, pods and Services have addresses of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Families {
+    Ipv4,
+    Ipv6,
+    Both,
+}
+
+impl Families {
+    /// Those of `address` that this lab has, IPv4 first.
+    pub fn of(self, address: Pair) -> Vec<IpAddr> {
+        address.both().into_iter().filter(|ip| self.has(ip.is_ipv4())).collect()
+    }
+
+    /// The address of the cluster's first family.
+    pub fn first(self, address: Pair) -> IpAddr {
+        if self.has(true) { address.v4.into() } else { address.v6.into() }
+    }
+
+    /// Those of a list with commas.
+    pub fn cidrs(self, list: &str) -> String {
+        let own = list.split(',').filter(|cidr| self.has(!cidr.contains(':')));
+        own.collect::<Vec<_>>().join(",")
+    }
+
+    fn has(self, is_ipv4: bool) -> bool {
+        self == Families::Both || is_ipv4 == (self == Families::Ipv4)
+    }
+}
+
 /// One address of each family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
@@ -70,7 +100,7 @@ const FORWARDING: &[(&str, &str)] = &[
 ];
 
 /// Makes every namespace and wire of a lab with `nodes` nodes.
-pub async fn build(prefix: &str, nodes: u8) -> anyhow::Result<()> {
+pub async fn build(prefix: &str, nodes: u8, families: Families) -> anyhow::Result<()> {
     if !std::path::Path::new("/proc/sys/net/bridge").exists() {
         // Where this fails, the setting that needs the module says so.
         let _ = tokio::process::Command::new("modprobe").arg("br_netfilter").status().await;
@@ -90,11 +120,11 @@ pub async fn build(prefix: &str, nodes: u8) -> anyhow::Result<()> {
     netns::ip(&batch).await?;
 
     fabric(&open(prefix, "fabric")?, &names).await?;
-    router(&open(prefix, "router")?).await?;
-    end(&open(prefix, "client")?, CLIENT, ROUTER_CLIENT_SIDE).await?;
-    end(&open(prefix, "cp")?, CONTROL_PLANE, ROUTER).await?;
+    router(&open(prefix, "router")?, families).await?;
+    end(&open(prefix, "client")?, CLIENT, ROUTER_CLIENT_SIDE, families).await?;
+    end(&open(prefix, "cp")?, CONTROL_PLANE, ROUTER, families).await?;
     for (name, number) in names.iter().zip(1..) {
-        node(&open(prefix, name)?, number).await?;
+        node(&open(prefix, name)?, number, families).await?;
     }
     Ok(())
 }
@@ -114,22 +144,23 @@ async fn fabric(ns: &Namespace, nodes: &[String]) -> anyhow::Result<()> {
     ns.ip(&batch).await
 }
 
-async fn router(ns: &Namespace) -> anyhow::Result<()> {
+async fn router(ns: &Namespace, families: Families) -> anyhow::Result<()> {
     ns.sysctl(FORWARDING)?;
     // Layer 4 hashing, as data-centre routers do: each connection of one client may take another node.
     ns.sysctl(&[("net/ipv4/fib_multipath_hash_policy", "1"), ("net/ipv6/fib_multipath_hash_policy", "1")])?;
-    ns.ip(&(interface("eth0", ROUTER) + &interface("client", ROUTER_CLIENT_SIDE))).await
+    let fabric = interface("eth0", &families.of(ROUTER));
+    ns.ip(&(fabric + &interface("client", &families.of(ROUTER_CLIENT_SIDE)))).await
 }
 
-async fn end(ns: &Namespace, address: Pair, gateway: Pair) -> anyhow::Result<()> {
-    ns.ip(&(interface("eth0", address) + &default_route(gateway))).await
+async fn end(ns: &Namespace, address: Pair, gateway: Pair, families: Families) -> anyhow::Result<()> {
+    ns.ip(&(interface("eth0", &families.of(address)) + &default_routes(&families.of(gateway)))).await
 }
 
-async fn node(ns: &Namespace, number: u8) -> anyhow::Result<()> {
+async fn node(ns: &Namespace, number: u8, families: Families) -> anyhow::Result<()> {
     ns.sysctl(FORWARDING)?;
     // Answers between two pods of one bridge must pass conntrack too, or a translated connection breaks.
     bridge_netfilter(ns, "1")?;
-    ns.ip(&(interface("eth0", node_address(number)) + &default_route(ROUTER))).await
+    end(ns, node_address(number), ROUTER, families).await
 }
 
 fn bridge_netfilter(ns: &Namespace, value: &str) -> anyhow::Result<()> {
@@ -141,15 +172,19 @@ fn bridge_netfilter(ns: &Namespace, value: &str) -> anyhow::Result<()> {
 }
 
 /// Batch lines that give `device` its addresses and bring it, and loopback, up.
-fn interface(device: &str, address: Pair) -> String {
-    let Pair { v4, v6 } = address;
-    format!(
-        "link set lo up\naddr add {v4}/24 dev {device}\naddr add {v6}/64 dev {device} nodad\nlink set {device} up\n"
-    )
+fn interface(device: &str, addresses: &[IpAddr]) -> String {
+    let mut batch = "link set lo up\n".to_string();
+    for address in addresses {
+        batch += &match address {
+            IpAddr::V4(v4) => format!("addr add {v4}/24 dev {device}\n"),
+            IpAddr::V6(v6) => format!("addr add {v6}/64 dev {device} nodad\n"),
+        };
+    }
+    batch + &format!("link set {device} up\n")
 }
 
-fn default_route(gateway: Pair) -> String {
-    format!("route add default via {}\nroute add default via {}\n", gateway.v4, gateway.v6)
+fn default_routes(gateways: &[IpAddr]) -> String {
+    gateways.iter().map(|gateway| format!("route add default via {gateway}\n")).collect()
 }
 
 #[cfg(test)]
@@ -161,5 +196,14 @@ mod tests {
         assert_eq!(node_address(1).v6.to_string(), "fd09::1");
         assert_eq!(CONTROL_PLANE.v6.to_string(), "fd09::10");
         assert_eq!(ROUTER.v6.to_string(), "fd09::254");
+    }
+
+    #[test]
+    fn a_lab_of_one_family_has_nothing_of_the_other() {
+        assert_eq!(Families::Ipv4.cidrs(POD_CIDRS), "10.244.0.0/16");
+        assert_eq!(Families::Ipv6.cidrs(POD_CIDRS), "fd44::/48");
+        assert_eq!(Families::Both.cidrs(POD_CIDRS), POD_CIDRS);
+        assert_eq!(Families::Ipv6.of(CLIENT), [IpAddr::from(CLIENT.v6)]);
+        assert_eq!(Families::Both.first(CLIENT), IpAddr::from(CLIENT.v4));
     }
 }

@@ -14,7 +14,6 @@ use tracing::warn;
 use super::sandbox::{Network, Sandbox};
 use super::{DRAIN_ANNOTATION, READY_ANNOTATION, RETRY, status};
 use crate::pod_server::{PodServer, Port};
-use crate::topology::Pair;
 
 const DRAIN: Duration = Duration::from_secs(2);
 const DEFAULT_GRACE_SECS: i64 = 30;
@@ -25,7 +24,7 @@ type Uid = String;
 pub struct Pods {
     client: Client,
     node_name: String,
-    node: Pair,
+    node: Vec<IpAddr>,
     network: Network,
     running: BTreeMap<Uid, Running>,
     listed: BTreeSet<Uid>,
@@ -49,7 +48,7 @@ impl Pods {
     pub fn new(
         client: Client,
         node_name: String,
-        node: Pair,
+        node: Vec<IpAddr>,
         network: Network,
         drained: mpsc::UnboundedSender<Uid>,
     ) -> Pods {
@@ -100,6 +99,9 @@ impl Pods {
         let ns = sandbox.as_ref().map_or(&self.network.node, |sandbox| &sandbox.ns);
         let server = match is_product(pod) {
             true => None,
+            false if host_network => {
+                Some(PodServer::start_on(&self.node, ns, &name, &self.node_name, &ports(pod))?)
+            }
             false => Some(PodServer::start(ns, &name, &self.node_name, &ports(pod))?),
         };
         let (since, ready) = (status::now(), wants_ready(pod));
@@ -158,8 +160,8 @@ impl Pods {
     }
 
     async fn report(&self, pod: &Pod, running: &Running) -> anyhow::Result<()> {
-        let addresses: Vec<IpAddr> = running.sandbox.as_ref().map_or(self.node, |s| s.address).both().into();
-        let status = status::running(pod, self.node, &addresses, running.ready, &running.since);
+        let addresses = running.sandbox.as_ref().map_or(&self.node, |sandbox| &sandbox.addresses);
+        let status = status::running(pod, &self.node, addresses, running.ready, &running.since);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &running.namespace);
         let (params, patch) = (PatchParams::default(), Patch::Merge(status));
         until_answered(|| api.patch_status(&running.name, &params, &patch)).await

@@ -1,39 +1,30 @@
 //! A pod's network: one namespace, one veth to the node's bridge, one address of each family.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
 
 use crate::netns::{self, Namespace};
-use crate::topology::Pair;
 
-/// The pod addresses of one node. The first host address is the bridge's own.
-#[derive(Clone, Copy, Debug)]
-pub struct PodRange {
-    v4: Ipv4Net,
-    v6: Ipv6Net,
-}
+/// The pod addresses of one node, a range per family. The first host address is the bridge's own.
+#[derive(Clone, Debug)]
+pub struct PodRange(Vec<IpNet>);
 
 impl PodRange {
-    /// Needs one range of each family.
     pub fn parse(cidrs: &[String]) -> anyhow::Result<PodRange> {
-        let (mut v4, mut v6) = (None, None);
-        for cidr in cidrs {
-            match cidr.parse().with_context(|| cidr.clone())? {
-                IpNet::V4(net) => v4 = Some(net),
-                IpNet::V6(net) => v6 = Some(net),
-            }
-        }
-        let (Some(v4), Some(v6)) = (v4, v6) else { bail!("not one range of each family") };
-        Ok(PodRange { v4, v6 })
+        ensure!(!cidrs.is_empty(), "none");
+        let parse = |cidr: &String| cidr.parse().with_context(|| cidr.clone());
+        Ok(PodRange(cidrs.iter().map(parse).collect::<anyhow::Result<_>>()?))
     }
 
-    fn host(&self, host: u8) -> Pair {
-        let v4 = Ipv4Addr::from_bits(self.v4.network().to_bits() + u32::from(host));
-        let v6 = Ipv6Addr::from_bits(self.v6.network().to_bits() + u128::from(host));
-        Pair { v4, v6 }
+    fn host(&self, host: u8) -> Vec<IpAddr> {
+        let of = |range: &IpNet| match range.network() {
+            IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits() + u32::from(host)).into(),
+            IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits() + u128::from(host)).into(),
+        };
+        self.0.iter().map(of).collect()
     }
 }
 
@@ -50,7 +41,7 @@ pub struct Network {
 #[derive(Debug)]
 pub struct Sandbox {
     pub ns: Namespace,
-    pub address: Pair,
+    pub addresses: Vec<IpAddr>,
     host: u8,
 }
 
@@ -65,7 +56,7 @@ impl Network {
     }
 
     pub async fn make_bridge(&self) -> anyhow::Result<()> {
-        let addresses = self.addresses(self.range.host(BRIDGE), "cbr0");
+        let addresses = self.addresses(&self.range.host(BRIDGE), "cbr0");
         self.node.ip(&format!("link add cbr0 type bridge\n{addresses}link set cbr0 up\n")).await
     }
 
@@ -82,15 +73,13 @@ impl Network {
         let port = format!("link set {veth} master cbr0 up\nlink set {veth} type bridge_slave hairpin on\n");
         self.node.ip(&port).await?;
         let ns = Namespace::open(&name)?;
-        let (address, gateway) = (self.range.host(host), self.range.host(BRIDGE));
-        let addresses = self.addresses(address, "eth0");
-        ns.ip(&format!(
-            "link set lo up\n{addresses}link set eth0 up\nroute add default via {}\nroute add default via {}\n",
-            gateway.v4, gateway.v6
-        ))
-        .await?;
+        let addresses = self.range.host(host);
+        let routes =
+            self.range.host(BRIDGE).into_iter().map(|gateway| format!("route add default via {gateway}\n"));
+        let (given, routes) = (self.addresses(&addresses, "eth0"), routes.collect::<String>());
+        ns.ip(&format!("link set lo up\n{given}link set eth0 up\n{routes}")).await?;
         self.forwards(&veth, &ns).await?;
-        Ok(Sandbox { ns, address, host })
+        Ok(Sandbox { ns, addresses, host })
     }
 
     /// Waits, as the CNI plugin `bridge` does, until frames pass both ways: that is some time after both ends of the veth are
@@ -122,9 +111,12 @@ impl Network {
         Some(host)
     }
 
-    fn addresses(&self, Pair { v4, v6 }: Pair, device: &str) -> String {
-        let (v4_len, v6_len) = (self.range.v4.prefix_len(), self.range.v6.prefix_len());
-        format!("addr add {v4}/{v4_len} dev {device}\naddr add {v6}/{v6_len} dev {device} nodad\n")
+    fn addresses(&self, addresses: &[IpAddr], device: &str) -> String {
+        let line = |(address, range): (&IpAddr, &IpNet)| {
+            let unchecked = if address.is_ipv6() { " nodad" } else { "" };
+            format!("addr add {address}/{} dev {device}{unchecked}\n", range.prefix_len())
+        };
+        addresses.iter().zip(&self.range.0).map(line).collect()
     }
 }
 

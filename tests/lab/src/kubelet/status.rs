@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
-use crate::topology::Pair;
-
-/// A Node that is ready from the start.
-pub fn node(name: &str, address: Pair) -> Node {
+/// A Node that is ready from the start, in a zone of its own.
+pub fn node(name: &str, number: u8, addresses: &[IpAddr]) -> Node {
     let now = now();
     let condition = |kind: &str, status: &str| {
         json!({
@@ -18,6 +16,7 @@ pub fn node(name: &str, address: Pair) -> Node {
         })
     };
     let room = json!({"cpu": "64", "memory": "256Gi", "pods": "250", "ephemeral-storage": "100Gi"});
+    let internal = addresses.iter().map(|address| json!({"type": "InternalIP", "address": address}));
     let node = json!({
         "metadata": {
             "name": name,
@@ -25,14 +24,11 @@ pub fn node(name: &str, address: Pair) -> Node {
                 "kubernetes.io/hostname": name,
                 "kubernetes.io/os": "linux",
                 "kubernetes.io/arch": "amd64",
+                "topology.kubernetes.io/zone": format!("z{number}"),
             },
         },
         "status": {
-            "addresses": [
-                {"type": "InternalIP", "address": address.v4},
-                {"type": "InternalIP", "address": address.v6},
-                {"type": "Hostname", "address": name},
-            ],
+            "addresses": internal.chain([json!({"type": "Hostname", "address": name})]).collect::<Vec<_>>(),
             "capacity": room,
             "allocatable": room,
             "conditions": [
@@ -47,7 +43,7 @@ pub fn node(name: &str, address: Pair) -> Node {
 }
 
 /// The status of a pod whose containers run.
-pub fn running(pod: &Pod, node: Pair, addresses: &[IpAddr], ready: bool, since: &str) -> Value {
+pub fn running(pod: &Pod, node: &[IpAddr], addresses: &[IpAddr], ready: bool, since: &str) -> Value {
     let spec = pod.spec.as_ref();
     let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default().iter().map(|container| {
         json!({
@@ -61,8 +57,8 @@ pub fn running(pod: &Pod, node: Pair, addresses: &[IpAddr], ready: bool, since: 
     json!({"status": {
         "phase": "Running",
         "startTime": since,
-        "hostIP": node.v4,
-        "hostIPs": node.both().iter().map(ip).collect::<Vec<_>>(),
+        "hostIP": node.first(),
+        "hostIPs": node.iter().map(ip).collect::<Vec<_>>(),
         "podIP": addresses.first(),
         "podIPs": addresses.iter().map(ip).collect::<Vec<_>>(),
         "containerStatuses": containers.collect::<Vec<_>>(),
