@@ -305,7 +305,7 @@ fn on_wire(name: &str, test: impl AsyncFnOnce(Wire) -> anyhow::Result<()>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let result = runtime.block_on(async {
         std::fs::create_dir_all(&dir)?;
-        let built = topology::build(&prefix, 1).await;
+        let built = topology::build(&prefix, 1, topology::Families::Both).await;
         let result = match built {
             Ok(()) => test(Wire { prefix: prefix.clone(), dir: dir.clone() }).await,
             Err(error) => Err(error),

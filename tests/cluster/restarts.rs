@@ -11,7 +11,8 @@ use portolan_lab::product::NAMESPACE;
 use portolan_lab::{probe, wait_for};
 use serde_json::json;
 
-use crate::fixture::{PATIENCE, at, cluster_ip, test};
+use crate::asking::{Answered, Silent, Tcp, ends};
+use crate::fixture::{Cluster, PATIENCE, at, cluster_ip, node_port, test};
 
 #[test]
 fn s74_kill_9_of_an_agent_stops_no_connection_and_its_restart_writes_nothing() {
@@ -92,7 +93,7 @@ fn a06_the_leader_is_killed_and_the_other_controller_goes_on() {
 }
 
 #[test]
-fn a56_s69_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
+fn a56_s69_e10_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
     test("a56-api-outage", async |cluster| {
         cluster.alone().await?;
         cluster.deploy("web", 2, None).await?;
@@ -118,6 +119,10 @@ fn a56_s69_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
             Ok(if tally.pods.len() == 3 { Ok(()) } else { Err(format!("{:?}", tally.pods)) })
         })
         .await?;
+        // E10: a Service made after the restart answers as the one from before does.
+        let spec = json!({ "type": "ClusterIP", "selector": { "app": "web" } });
+        let after = cluster.expose("after", spec).await?;
+        answered(cluster, at(cluster_ip(&after)?, 80)).await?;
         assert_eq!(sessions().await?, before, "the sessions are the same, up since the same time");
         let tally = requests.stop().await?;
         assert!(tally.failures.is_empty() && tally.answered > 50, "{tally:?}");
@@ -133,4 +138,38 @@ fn a56_s69_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
         );
         Ok(())
     });
+}
+
+/// E9: Services from before the restart, of the time in between, and from after it.
+#[test]
+fn s74_e9_services_of_every_time_answer_after_an_agents_restart() {
+    test("s74-e9-restart", async |cluster| {
+        cluster.run([crate::pods::Wanted::default()]).await?;
+        let service = async |name: &str| {
+            let spec = json!({ "type": "NodePort", "selector": { "app": "web" } });
+            let service = cluster.expose(name, spec).await?;
+            anyhow::Ok([at(cluster_ip(&service)?, 80), at(cluster.node_ip(1), node_port(&service)?)])
+        };
+        let before = service("before").await?;
+        answered(cluster, before[0]).await?;
+        let removed = service("removed").await?;
+        answered(cluster, removed[0]).await?;
+        cluster.lab.product.lock().await.kill("agent-n1").await?;
+        answered(cluster, before[0]).await?;
+        let between = service("between").await?;
+        cluster.delete_service("removed").await?;
+        cluster.lab.product.lock().await.start_agent("n1").await?;
+        let after = service("after").await?;
+        for to in [before, between, after].concat() {
+            answered(cluster, to).await?;
+        }
+        ends(&cluster.ns("n1")?, removed[0], Tcp, Silent).await?; // S18, S63: what went meanwhile is gone
+        cluster.sessions_of(&[1, 2, 3]).await
+    });
+}
+
+/// Waits for an answer to n1 or, where n1 itself is asked, to the client.
+async fn answered(cluster: &Cluster, to: std::net::SocketAddr) -> anyhow::Result<()> {
+    let from = if to.ip() == cluster.node_ip(1) { "client" } else { "n1" };
+    ends(&cluster.ns(from)?, to, Tcp, Answered).await
 }

@@ -226,7 +226,7 @@ async fn ask_udp(stop: Arc<AtomicBool>, ns: Namespace, to: SocketAddr) -> (usize
 }
 
 #[test]
-fn s65_what_others_change_in_our_tables_is_repaired_at_once() {
+fn s65_e66_what_others_change_in_our_tables_is_repaired_at_once() {
     test("s65-foreign", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let service = cluster.expose("web", json!({})).await?;

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::fixture::{Cluster, PATIENCE, at, cluster_ip, node_port, test};
+use crate::fixture::{Cluster, PATIENCE, at, beside, cluster_ip, node_port, test};
+use crate::pods::Wanted;
 
 /// One socket, so that the kernel has one flow which every packet keeps alive.
 pub struct Flow {
@@ -106,6 +107,33 @@ fn s51_e70_node_port_goes_on_when_its_pod_is_replaced() {
 fn s51_e71_e72_cluster_ip_goes_on_when_its_pod_is_replaced() {
     test("s51-e71", async |cluster| {
         pods_are_replaced(cluster, "ClusterIP", &[("n1", To::ClusterIp), ("n3", To::ClusterIp)]).await
+    });
+}
+
+/// E72: server and client have their node's network; the server's successor is on another node.
+#[test]
+fn s51_e72_with_the_nodes_network() {
+    beside("s51-e72-host-network", async |cluster| {
+        let ports = &[("u", 18_072, "UDP")];
+        let server = |name, node| Wanted { name, node, ports, host_network: true, ..Wanted::default() };
+        cluster.run([server("first", 1)]).await?;
+        let ports = json!([{ "port": 80, "targetPort": 18_072, "protocol": "UDP" }]);
+        let service = cluster.expose("web", json!({ "type": "NodePort", "ports": ports })).await?;
+        let flows = [
+            Flow::open(cluster, "n3", at(cluster_ip(&service)?, 80)).await?,
+            Flow::open(cluster, "n2", at(cluster_ip(&service)?, 80)).await?,
+            Flow::open(cluster, "client", at(cluster.node_ip(3), node_port(&service)?)).await?,
+        ];
+        for (name, old) in [("first", None), ("second", Some("first"))] {
+            if let Some(old) = old {
+                cluster.run([server(name, 2)]).await?;
+                cluster.end(old).await?;
+            }
+            for flow in &flows {
+                flow.answered_by(|pod| pod == name).await?;
+            }
+        }
+        Ok(())
     });
 }
 

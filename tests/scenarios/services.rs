@@ -171,3 +171,77 @@ fn s56_sctp_like_the_others() {
     }
     assert_eq!(becomes(&cluster, "n1", CLIENT, &format!("{CLUSTER_IP}/tcp")), "Reject");
 }
+
+/// Upstream's table of the endpoints map: slices as they may be, one after the other, for a Service with the ports 80 `p80` and
+/// 443 `p443` (or 80 without a name), and who is behind them on n1.
+#[test]
+fn s1_s7_s8_s10_endpoints_by_port_name_and_slice() {
+    let cases: [(&str, &[&str], &str); 14] = [
+        ("nothing", &[], "Reject Reject"),
+        ("no change of names", &["p80=8080,p443=8443 1 2"], "1:8080 2:8080 | 1:8443 2:8443"),
+        ("a port more", &["p80=8080 1", "p443=8443 2"], "1:8080 | 2:8443"),
+        ("a port goes", &["p80=8080 1 2"], "1:8080 2:8080 | Reject"),
+        ("a port is renamed", &["other=8080,p443=8443 1"], "Reject | 1:8443"),
+        ("a port's number changes", &["p80=9090,p443=8443 1"], "1:9090 | 1:8443"),
+        ("other numbers in other slices", &["p80=8080 1", "p80=9090 2"], "1:8080 2:9090 | Reject"),
+        ("an endpoint moves", &["p80=8080 1", "p80=8080 2 3"], "1:8080 2:8080 3:8080 | Reject"),
+        ("while it moves it is in both", &["p80=8080 1 2", "p80=8080 2 3"], "1:8080 2:8080 3:8080 | Reject"),
+        ("two ports of one endpoint", &["p80=8080 1", "p80=9090 1"], "1:8080 1:9090 | Reject"),
+        ("a slice without endpoints", &["p80=8080", "p443=8443 2"], "Reject | 2:8443"),
+        ("a slice without ports", &[" 1", "p443=8443 2"], "Reject | 2:8443"),
+        ("unready in one slice, ready in another", &["p80=8080 1!", "p80=8080 1"], "1:8080 | Reject"),
+        ("unready everywhere", &["p80=8080 1!", "p443=8443 1"], "Reject | 1:8443"),
+    ];
+    for (what, slices, expected) in cases {
+        let mut objects = vec![
+            "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 10.96.0.10, ports: [\
+             {name: p80, port: 80}, {name: p443, port: 443}]}}"
+                .to_owned(),
+        ];
+        objects.extend(slices.iter().enumerate().map(|(number, text)| slice_of(number, text)));
+        let cluster = cluster(&objects);
+        let both = ["10.96.0.10:80", "10.96.0.10:443"].map(|to| behind(&cluster, to));
+        assert_eq!(both.join(" | "), expected.replace("Reject Reject", "Reject | Reject"), "{what}");
+    }
+    // Without a name: S1, the empty one.
+    let unnamed = slice("web-1", "TCP", &texts(&["addresses: [10.244.1.1]"]));
+    assert_eq!(behind(&cluster(&[web("TCP", ""), unnamed.clone()]), CLUSTER_IP), "1:8080");
+    let renamed = unnamed.replace("name: ''", "name: p80");
+    assert_eq!(behind(&cluster(&[web("TCP", ""), renamed]), CLUSTER_IP), "Reject");
+}
+
+/// `name=port,name=port host host! …`, where `!` is unready.
+fn slice_of(number: usize, text: &str) -> String {
+    let mut words = text.split(' ');
+    let ports = words.next().unwrap_or_default().split(',').filter_map(|port| port.split_once('='));
+    let ports: Vec<String> =
+        ports.map(|(name, port)| format!("{{name: {name}, port: {port}, protocol: TCP}}")).collect();
+    let endpoint = |host: &str| {
+        let ready = !host.ends_with('!');
+        format!("{{addresses: [10.244.1.{}], conditions: {{ready: {ready}}}}}", host.trim_end_matches('!'))
+    };
+    let endpoints: Vec<String> = words.filter(|host| !host.is_empty()).map(endpoint).collect();
+    format!(
+        "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: web-{number}, labels: \
+         {{kubernetes.io/service-name: web}}}}, addressType: IPv4, ports: [{}], endpoints: [{}]}}",
+        ports.join(", "),
+        endpoints.join(", ")
+    )
+}
+
+/// Last number and port of the endpoints, in order, or what happens instead.
+fn behind(cluster: &Offline, to: &str) -> String {
+    let destination = to.parse().expect("an address");
+    let rules = cluster.rules("n1", Family::Ipv4).expect("a node");
+    let source = POD.parse().expect("an address");
+    let packet = Packet { source, destination, protocol: portolan_model::Protocol::Tcp, from_node: false };
+    match evaluate(&rules.table, &packet).outcome {
+        Outcome::Dnat(to) => {
+            let text = |backend: std::net::SocketAddr| {
+                backend.to_string().trim_start_matches("10.244.1.").to_owned()
+            };
+            to.iter().map(|candidate| text(candidate.backend)).collect::<Vec<_>>().join(" ")
+        }
+        other => format!("{other:?}"),
+    }
+}

@@ -207,6 +207,27 @@ fn s19_s43_node_ports_answer_on_the_nodes_addresses_and_are_masqueraded() {
     );
 }
 
+/// Upstream's table of node ports: addresses that answer, with endpoints, without any, and with none here.
+#[test]
+fn s19_s20_s38_s39_node_ports_over_addresses_and_endpoints() {
+    let answered = balance(Masquerade::Always, &["10.244.2.5:8080"]);
+    let actions =
+        [(answered, "10.244.2.5:8080 masqueraded"), (Action::Reject, "Reject"), (Action::Drop, "Drop")];
+    let addresses: [&[&str]; 4] = [&[], &[NODE], &["172.30.0.11", "172.30.0.12"], &["fd00:172:30::11"]];
+    for own in addresses {
+        let settings =
+            Settings { node_port_addresses: own.iter().map(|text| ip(text)).collect(), ..settings() };
+        for (action, fate) in &actions {
+            let dataplane = dataplane(settings.clone(), [plan(node_port(30080), same(action.clone()))]);
+            for to in ["172.30.0.11", "172.30.0.12", "127.0.0.1"] {
+                let expected = if own.contains(&to) { fate } else { "Pass" };
+                let (port, other) = (format!("{to}:30080"), format!("{to}:30081"));
+                check(&dataplane, &[(CLIENT, port.as_str(), expected), (CLIENT, other.as_str(), "Pass")]);
+            }
+        }
+    }
+}
+
 #[test]
 fn s27_sources_outside_the_ranges_are_dropped_wherever_they_are() {
     let mut forwarding = same(balance(Masquerade::Always, &["10.244.1.5:8080"]));

@@ -405,3 +405,80 @@ fn a39_local_policy_with_endpoints_on_no_node_is_cluster() {
     "#]],
     );
 }
+
+/// The last numbers of the endpoints' addresses, or what happens instead: from inside to the ClusterIP, from outside to the VIP.
+fn fates(endpoints: &str, policy: TrafficPolicy) -> String {
+    let service = Service { internal_policy: policy, external_policy: policy, ..web_with(endpoints) };
+    let plan = plan(&service, &n1());
+    let fate = |address: &str| {
+        let address = Address::Vip(ip(address));
+        let (_, forwarding) = plan.frontends.iter().find(|(f, _)| f.address == address).expect("a frontend");
+        let inside = address == Address::Vip(ip("10.96.0.10"));
+        match if inside { &forwarding.from_cluster } else { &forwarding.from_outside } {
+            Action::Balance(balance) => {
+                let last = |backend: &std::net::SocketAddr| {
+                    backend.ip().to_string().rsplit('.').next().unwrap_or_default().to_owned()
+                };
+                balance.backends.iter().map(last).collect::<Vec<_>>().join("+")
+            }
+            other => format!("{other:?}"),
+        }
+    };
+    format!("{} {}", fate("10.96.0.10"), fate("192.0.2.10"))
+}
+
+/// Upstream's tests of terminating endpoints, as one table: two pods here, two elsewhere.
+#[test]
+fn s30_s31_s38_s39_terminating_endpoints_under_either_policy() {
+    let cases = [
+        // all ready
+        ("", "", "", "", "1+2+3+4 1+2+3+4", "1+2 1+2"),
+        // some terminate
+        ("", "terminating", "terminating", "", "1+4 1+4", "1 1"),
+        ("terminating", "terminating", "", "", "3+4 3+4", "1+2 1+2"),
+        ("", "", "terminating", "terminating", "1+2 1+2", "1+2 1+2"),
+        // some serve no more
+        ("", "dead", "terminating", "unready", "1 1", "1 1"),
+        ("dead", "terminating", "", "dead", "3 3", "2 2"),
+        // all terminate, and serve
+        ("terminating", "terminating", "terminating", "terminating", "1+2+3+4 1+2+3+4", "1+2 1+2"),
+        // all terminate, some serve
+        ("dead", "dead", "terminating", "dead", "3 3", "Drop Drop"),
+        ("terminating", "dead", "dead", "dead", "1 1", "1 1"),
+        // none serves
+        ("dead", "dead", "dead", "dead", "Reject Reject", "Reject Reject"),
+        ("unready", "unready", "unready", "unready", "Reject Reject", "Reject Reject"),
+        // none here
+        ("unready", "dead", "", "", "3+4 3+4", "Drop Drop"),
+    ];
+    for (one, two, three, four, cluster, local) in cases {
+        let endpoints =
+            format!("10.1.1.1 n1 {one}\n10.1.1.2 n1 {two}\n10.1.2.3 n2 {three}\n10.1.2.4 n2 {four}");
+        assert_eq!(fates(&endpoints, TrafficPolicy::Cluster), cluster, "policy Cluster:\n{endpoints}");
+        assert_eq!(fates(&endpoints, TrafficPolicy::Local), local, "policy Local:\n{endpoints}");
+    }
+}
+
+/// Upstream's counts of `no_local_endpoints`: per Service at most one for each policy.
+#[test]
+fn s39_services_without_local_endpoints_are_counted_by_policy() {
+    use TrafficPolicy::{Cluster, Local};
+    let (external, internal) = ((Family::Ipv4, false), (Family::Ipv4, true));
+    let cases: [(TrafficPolicy, TrafficPolicy, &str, &[(Family, bool)]); 9] = [
+        (Cluster, Cluster, "10.1.2.1 n2", &[]),
+        (Local, Cluster, "10.1.1.1 n1\n10.1.2.1 n2", &[]),
+        (Cluster, Local, "10.1.1.1 n1\n10.1.2.1 n2", &[]),
+        (Local, Cluster, "10.1.2.1 n2", &[internal]),
+        (Cluster, Local, "10.1.2.1 n2", &[external]),
+        (Local, Local, "10.1.2.1 n2", &[external, internal]),
+        (Local, Local, "10.1.1.1 n1 terminating\n10.1.2.1 n2", &[]),
+        // refused, and not dropped: nobody has one
+        (Local, Local, "10.1.1.1 n1 dead", &[]),
+        (Local, Local, "", &[]),
+    ];
+    for (internal_policy, external_policy, endpoints, counted) in cases {
+        let service = Service { internal_policy, external_policy, ..web_with(endpoints) };
+        let lacking: Vec<_> = lacks_local(&plan(&service, &n1())).into_iter().collect();
+        assert_eq!(lacking, counted, "{internal_policy:?} {external_policy:?} {endpoints}");
+    }
+}
