@@ -15,18 +15,18 @@ use crate::granular::all_ways;
 use crate::pods::names;
 
 #[test]
-fn s6_s77_a_cluster_of_ipv4_alone() {
-    of_families("s6-s77-ipv4", Families::Ipv4, async |cluster| whole_line(cluster, json!({})).await);
+fn s6_a_cluster_of_ipv4_alone() {
+    of_families("s6-ipv4", Families::Ipv4, async |cluster| whole_line(cluster, json!({})).await);
 }
 
 #[test]
-fn s6_s77_a_cluster_of_ipv6_alone() {
-    of_families("s6-s77-ipv6", Families::Ipv6, async |cluster| whole_line(cluster, json!({})).await);
+fn s6_a_cluster_of_ipv6_alone() {
+    of_families("s6-ipv6", Families::Ipv6, async |cluster| whole_line(cluster, json!({})).await);
 }
 
 #[test]
-fn s6_s77_a_cluster_of_both_families() {
-    beside("s6-s77-both", async |cluster| {
+fn s6_a_cluster_of_both_families() {
+    beside("s6-both", async |cluster| {
         let families = json!({ "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"] });
         whole_line(cluster, families).await
     });

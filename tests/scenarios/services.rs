@@ -233,7 +233,7 @@ fn slice_of(number: usize, text: &str) -> String {
 fn behind(cluster: &Offline, to: &str) -> String {
     let destination = to.parse().expect("an address");
     let rules = cluster.rules("n1", Family::Ipv4).expect("a node");
-    let source = POD.parse().expect("an address");
+    let Source(source) = POD.parse().expect("a source");
     let packet = Packet { source, destination, protocol: portolan_model::Protocol::Tcp, from_node: false };
     match evaluate(&rules.table, &packet).outcome {
         Outcome::Dnat(to) => {

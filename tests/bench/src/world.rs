@@ -111,7 +111,13 @@ fn folder(prefix: &str, name: &str) -> anyhow::Result<PathBuf> {
 }
 
 async fn start(prefix: &str, dir: &Path, binaries: &Binaries) -> anyhow::Result<ControlPlane> {
-    ControlPlane::start_server(Namespace::open(&format!("{prefix}-cp"))?, dir, binaries).await
+    ControlPlane::start_server(
+        Namespace::open(&format!("{prefix}-cp"))?,
+        dir,
+        binaries,
+        topology::Families::Both,
+    )
+    .await
 }
 
 /// Directly, not by the relay of tests.
