@@ -234,7 +234,13 @@ fn behind(cluster: &Offline, to: &str) -> String {
     let destination = to.parse().expect("an address");
     let rules = cluster.rules("n1", Family::Ipv4).expect("a node");
     let Source(source) = POD.parse().expect("a source");
-    let packet = Packet { source, destination, protocol: portolan_model::Protocol::Tcp, from_node: false };
+    let packet = Packet {
+        source,
+        destination,
+        protocol: portolan_model::Protocol::Tcp,
+        from_node: false,
+        interface: None,
+    };
     match evaluate(&rules.table, &packet).outcome {
         Outcome::Dnat(to) => {
             let text = |backend: std::net::SocketAddr| {
