@@ -112,6 +112,16 @@ impl Actual {
         Actual { frame, ..Actual::default() }
     }
 
+    /// Clients may be on the other side from now on: nobody stays remembered for an endpoint that only one side has (S42).
+    pub fn outlive_one_sided(&mut self) {
+        for (key, entry) in &self.entries {
+            let Some(cluster) = &entry.cluster else { continue };
+            let one_sided =
+                |backend: &&Backend| entry.outside.is_affine_to(backend) != cluster.is_affine_to(backend);
+            self.outlived.extend(entry.memory.keys().filter(one_sided).map(|backend| (*key, *backend)));
+        }
+    }
+
     /// Takes note of a change that the kernel has made.
     pub fn fold(&mut self, change: &Change) {
         match change {

@@ -175,6 +175,9 @@ impl Proxy {
         if old.pods.detects(self.family) != new.pods.detects(self.family) {
             self.touch_all();
         }
+        if old.pods != new.pods {
+            self.actual.outlive_one_sided();
+        }
     }
 
     /// The table as wanted, as if it were written for the first time; of pick chains those that something leads to.

@@ -194,3 +194,23 @@ fn s41_policy_local_constrains_the_choice_first() {
         [B, B],
     );
 }
+
+/// Whoever counts as a pod no more may have no endpoint that is there for pods only.
+#[test]
+fn s42_s48_other_pod_ranges_forget_what_one_side_only_has() {
+    let id = ServiceId::new("default", "web");
+    let (mut kernel, mut dataplane) = (Kernel::default(), Dataplane::new(settings()));
+    dataplane.observed(&kernel.observe());
+    let local = Forwarding { from_outside: affine(10800, &[A]), ..same(affine(10800, &[A, B])) };
+    dataplane.set_service(&id, 0, plan(local));
+    kernel.write(&mut dataplane, |_, _| {});
+    let other = "10.244.1.10";
+    let known = remembered(&[(POD, VIP, B), (other, VIP, A)], 10800);
+    kernel.set_elements(Family::Ipv4, "affinity", &known);
+    dataplane.set_settings(Settings { pods: Detector::default(), ..settings() });
+    kernel.write(&mut dataplane, |_, _| {});
+    assert_eq!(kernel.elements(Family::Ipv4, "affinity").len(), 1, "who has what both sides have keeps it");
+    let table = kernel.table(Family::Ipv4).unwrap();
+    assert_eq!([POD, other].map(|from| outcome(&table, from, VIP)), [A, A]);
+    assert!(dataplane.steps().is_empty());
+}
