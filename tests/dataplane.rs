@@ -18,9 +18,21 @@ use portolan_model::{
     ServiceId, ServicePlan,
 };
 
+/// ICMP errors find their way back.
+#[path = "dataplane/errors.rs"]
+mod errors;
+/// nft(8) lists our tables and loads what it lists.
+#[path = "dataplane/listing.rs"]
+mod listing;
 /// Random clusters and packets: the evaluator against the kernel.
 #[path = "dataplane/random.rs"]
 mod random;
+/// SCTP, packet by packet.
+#[path = "dataplane/sctp.rs"]
+mod sctp;
+/// TCP connections to endpoints that are gone.
+#[path = "dataplane/vanished.rs"]
+mod vanished;
 
 const CLIENT: &str = "198.51.100.2";
 const NODE: &str = "198.51.100.1";
@@ -527,27 +539,6 @@ fn s42_affinity_while_endpoints_flap() {
         let tally = requests.stop().await?;
         assert_eq!(tally.failures, []);
         assert!(tally.answered > 0);
-        Ok(())
-    });
-}
-
-/// What the nft tool of this machine makes of a table with affinity (nftables.md, decision 5). As text, nft 1.0.6 has no
-/// registers for an IPv6 client with its endpoint, so it lists that table but cannot load it again.
-#[test]
-fn nft_lists_and_loads_a_table_with_affinity() {
-    on_site("nft_lists_and_loads_a_table_with_affinity", async |site| {
-        let frontends = [
-            (vip("10.96.0.1"), affine(balance(Masquerade::NonPods, &PODS), 10800)),
-            (vip("10.96.0.2"), affine(balance(Masquerade::Always, &PODS), 30)),
-            (vip("fd00:10:96::1"), affine(balance(Masquerade::NonPods, &PODS6), 10800)),
-        ];
-        let _served = serve(site, plan(frontends));
-        site.node.output(&["nft", "list", "ruleset"]).await?;
-        let listed = site.node.output(&["nft", "list", "table", "ip", "portolan"]).await?;
-        assert!(listed.contains("jump remember-30"), "{listed}");
-        let reload = "l=$(nft list table ip portolan) && nft flush ruleset && echo \"$l\" | nft -f -";
-        site.node.output(&["sh", "-c", reload]).await?;
-        assert_eq!(site.node.output(&["nft", "list", "table", "ip", "portolan"]).await?, listed);
         Ok(())
     });
 }
