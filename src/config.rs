@@ -41,6 +41,9 @@ pub enum NodeRoutes {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Proxy {
     pub mode: Mode,
+    /// The node's address in its family, in place of those of its Node object (S76); 0.0.0.0, :: and empty = the latter.
+    #[serde(deserialize_with = "bind_address")]
+    pub bind_address: Option<IpAddr>,
     /// The cluster's pod ranges: how pods are told from outside clients (S48). Empty = no detection.
     #[serde(rename = "clusterCIDRs")]
     pub cluster_cidrs: Vec<IpNet>,
@@ -134,6 +137,15 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D, port: u16) -> Result<Opti
         true => Ok(None),
         false => text.parse().or_else(|_| without_port()).map(Some).map_err(de::Error::custom),
     }
+}
+
+fn bind_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let ip: IpAddr = text.parse().map_err(de::Error::custom)?;
+    Ok(Some(ip).filter(|ip| !ip.is_unspecified()))
 }
 
 fn selectors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Selector>, D::Error> {
@@ -239,6 +251,7 @@ impl Default for Proxy {
     fn default() -> Self {
         Proxy {
             mode: Mode::Nftables,
+            bind_address: None,
             cluster_cidrs: Vec::new(),
             detect_local_mode: DetectLocalMode::default(),
             detect_local: DetectLocal::default(),

@@ -1,9 +1,9 @@
 //! The servers that load balancers ask: the node's /healthz and /livez with kube-proxy's meanings (S58, S59), and one small
 //! server for each healthCheckNodePort (S60, S61). What they answer is decided in `plan::health`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use portolan_model::{Name, ObjectId};
 use portolan_plan::health::{Node, Port, Ports};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::events::{self, Events};
 use crate::http;
@@ -36,6 +36,8 @@ pub struct Health {
     pub eligible: bool,
     pub node_uid: Option<Name>,
     pub ports: Ports,
+    /// Where those are served (S60).
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Before the first change all is well (S58).
@@ -47,6 +49,7 @@ impl Default for Health {
             eligible: true,
             node_uid: None,
             ports: Ports::default(),
+            addresses: BTreeSet::new(),
         }
     }
 }
@@ -162,17 +165,25 @@ fn answer(is_well: bool, body: &Value) -> Response {
     (status, headers, format!("{body}\n")).into_response()
 }
 
-/// Serves every healthCheckNodePort there is, on all addresses, until `health` ends. A port that cannot be bound is tried
-/// again, and its Service told once.
+/// Serves every healthCheckNodePort there is until `health` ends. What cannot be bound is tried again, and its Service told once.
 pub async fn serve_ports(mut health: watch::Receiver<Health>, events: Events) {
-    let mut servers: BTreeMap<u16, Server> = BTreeMap::new();
+    let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
     loop {
-        let ports = health.borrow_and_update().ports.clone();
-        servers.retain(|number, _| ports.get(*number).is_some());
+        let (ports, addresses) = {
+            let now = health.borrow_and_update();
+            (now.ports.clone(), now.addresses.clone())
+        };
+        let is_gone =
+            |at: &SocketAddr, _: &mut Server| !addresses.contains(&at.ip()) || ports.get(at.port()).is_none();
+        for (_, server) in servers.extract_if(.., is_gone) {
+            server.close().await;
+        }
         for (number, port) in ports.iter() {
-            let server = servers.entry(number).or_default();
-            if server.task.is_none() {
-                server.start(number, port, &health, &events).await;
+            for at in addresses.iter().map(|ip| SocketAddr::new(*ip, number)) {
+                let server = servers.entry(at).or_default();
+                if server.task.is_none() {
+                    server.start(at, port, &health, &events).await;
+                }
             }
         }
         let failed = servers.values().any(|server| server.task.is_none());
@@ -183,31 +194,46 @@ pub async fn serve_ports(mut health: watch::Receiver<Health>, events: Events) {
     }
 }
 
-/// One port's listener, closed when dropped.
+/// One listener, closed when dropped.
 #[derive(Default)]
 struct Server {
-    task: Option<AbortHandle>,
+    task: Option<JoinHandle<io::Result<()>>>,
     said: bool,
 }
 
 impl Server {
-    async fn start(&mut self, number: u16, port: &Port, health: &watch::Receiver<Health>, events: &Events) {
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, number));
-        match http::bind(address).await {
+    async fn start(
+        &mut self,
+        at: SocketAddr,
+        port: &Port,
+        health: &watch::Receiver<Health>,
+        events: &Events,
+    ) {
+        match http::bind(at).await {
             Ok(listener) => {
-                let health = health.clone();
+                let (health, number) = (health.clone(), at.port());
                 let answer = async move || port_answer(number, &health.borrow(), Instant::now());
                 let server = axum::serve(listener, Router::new().fallback(answer)).into_future();
-                self.task = Some(tokio::spawn(server).abort_handle());
+                self.task = Some(tokio::spawn(server));
             }
             Err(error) if !self.said => {
                 self.said = true;
-                let note = format!("cannot serve healthCheckNodePort {number}: {error}; trying again");
+                let note = format!("cannot serve the healthCheckNodePort at {at}: {error}; trying again");
                 tracing::warn!(service = %port.service, "{note}");
                 let about = events::about(&ObjectId::service(&port.service), &port.uid);
                 events.warning(about, "FailedToStartServiceHealthcheck", &note);
             }
             Err(_) => {}
+        }
+    }
+}
+
+impl Server {
+    /// Returns when the address is free: every address is in the way of one, and one of every.
+    async fn close(mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            drop(task.await);
         }
     }
 }

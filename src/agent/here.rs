@@ -4,21 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use portolan_dataplane::Settings;
-use portolan_model::{Name, ServiceId, ServicePlan, Snapshot};
-use portolan_plan::{NodeView, node_ports};
+use portolan_model::{Family, Name, Problem, ServiceId, ServicePlan, Snapshot};
+use portolan_plan::{NodeView, node_ips, node_ports};
 
-use crate::config::Config;
+use crate::config::{Config, DetectLocalMode};
 
 pub struct Here {
     name: Name,
+    lacks: Option<Family>,
     pub view: NodeView,
     /// Service addresses that this node has on an interface, by Service (S21).
     own_vips: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
 }
 
 impl Here {
-    pub fn new(name: Name) -> Here {
-        Here { name, view: NodeView::default(), own_vips: BTreeMap::new() }
+    /// `lacks`: the family that the kernel does not have.
+    pub fn new(name: Name, lacks: Option<Family>) -> Here {
+        Here { name, lacks, view: NodeView::default(), own_vips: BTreeMap::new() }
     }
 
     /// Takes over what the Node object, the configuration and this node's `interfaces` (their addresses) say. True: every
@@ -35,6 +37,8 @@ impl Here {
             node: self.name.clone(),
             zone: node.and_then(|node| node.zone.clone()),
             addresses: internal_ips.chain(interfaces).collect(),
+            node_ips: node_ips::node_ips(config.proxy.bind_address, node.map(|node| &**node)),
+            lacks: self.lacks,
             pods: config.proxy.detector(node.map_or(&[], |node| &node.pod_cidrs)),
             masquerade_all: config.proxy.masquerade_all,
             external_ips: config.proxy.external_ips,
@@ -42,6 +46,19 @@ impl Here {
         let changed = view != self.view;
         self.view = view;
         changed
+    }
+
+    /// Settings that do not fit this node (S77).
+    pub fn problems(&self, snapshot: &Snapshot, config: &Config) -> Vec<Problem> {
+        let proxy = &config.proxy;
+        let by_cluster_cidr = proxy.detect_local_mode == DetectLocalMode::ClusterCidr;
+        let given = node_ips::Given {
+            cluster_cidrs: by_cluster_cidr.then_some(&proxy.cluster_cidrs),
+            by_node_cidr: proxy.detect_local_mode == DetectLocalMode::NodeCidr,
+            node_port_addresses: &proxy.node_port_addresses,
+        };
+        let node = snapshot.nodes.get(&self.name).into_iter();
+        node.flat_map(|node| node_ips::mismatches(node, &self.view.node_ips, given)).collect()
     }
 
     /// Takes note of a plan's addresses that are on this node's interfaces. True: the settings are others.
@@ -57,7 +74,7 @@ impl Here {
 
     /// What the rules depend on besides Services.
     pub fn settings(&self, snapshot: &Snapshot, config: &Config) -> Settings {
-        let primary = snapshot.nodes.get(&self.name).map_or(&[][..], |node| &node.internal_ips);
+        let primary = &self.view.node_ips;
         let vips = self.own_vips.values().flatten().copied().collect();
         let selectors = &config.proxy.node_port_addresses;
         let mut node_port_addresses = node_ports::addresses(selectors, primary, &self.view.addresses, &vips);
@@ -75,7 +92,7 @@ impl Here {
 #[cfg(test)]
 mod tests {
     use portolan_index::{Change, Index, Kind, Object};
-    use portolan_model::{Detector, Family};
+    use portolan_model::Detector;
     use serde_json::{Value, json};
 
     use super::*;
@@ -88,7 +105,11 @@ mod tests {
     }
 
     fn node(spec: Value) -> Snapshot {
-        snapshot(json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" }, "spec": spec }))
+        let status = json!({ "addresses": [{ "type": "InternalIP", "address": "172.18.0.2" }] });
+        let metadata = json!({ "name": "n1" });
+        snapshot(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec, "status": status,
+        }))
     }
 
     fn config(text: &str) -> Config {
@@ -97,13 +118,17 @@ mod tests {
 
     #[test]
     fn s49_until_a_node_has_pod_cidrs_it_has_no_pods_to_tell_apart() {
-        let (mut here, config) = (Here::new("n1".into()), config("proxy: { detectLocalMode: NodeCIDR }"));
+        let (mut here, config) =
+            (Here::new("n1".into(), None), config("proxy: { detectLocalMode: NodeCIDR }"));
         here.see(&node(json!({})), &config, []);
         assert!(Family::ALL.iter().all(|family| !here.view.pods.detects(*family)));
+        let said = |here: &Here, snapshot: &Snapshot| here.problems(snapshot, &config).len();
+        assert_eq!(said(&here, &node(json!({}))), 1, "S77: and that is said");
         let with = node(json!({ "podCIDRs": ["10.244.1.0/24"] }));
         assert!(here.see(&with, &config, []), "every Service is planned again");
         assert_eq!(here.view.pods, Detector::Ranges(vec!["10.244.1.0/24".parse().unwrap()]));
         assert_eq!(here.settings(&with, &config).pods, here.view.pods);
+        assert_eq!(said(&here, &with), 0);
         assert!(!here.see(&with, &config, []));
     }
 }

@@ -99,7 +99,7 @@ impl Line {
         let node: Name = node.into();
         Ok(Line {
             index,
-            here: Here::new(node.clone()),
+            here: Here::new(node.clone(), tables.lacks()),
             programmer: Programmer::new(tables, connections, NodeRoutes::open().await?),
             announcer: Announcer::new(node.clone(), config.bgp.asn, classes),
             node,
@@ -283,7 +283,8 @@ impl Line {
             message: "waits for the peer to connect, but bgp.listen in the agent's configuration is empty"
                 .into(),
         });
-        let problems = self.of_peers.iter().chain(self.index.problems()).cloned();
+        let of_node = self.here.problems(snapshot, &self.config);
+        let problems = self.of_peers.iter().chain(self.index.problems()).cloned().chain(of_node);
         let problems: BTreeSet<Problem> = problems.chain(unheard).collect();
         for (reason, sentence) in self.complaints.about(problems.iter()) {
             tracing::warn!(reason, "{sentence}");
@@ -298,12 +299,17 @@ impl Line {
         }
         let node = snapshot.nodes.get(&self.node);
         let unwritten = self.programmer.is_unwritten();
+        let addresses = node_ports::health_addresses(
+            &self.config.proxy.node_port_addresses,
+            &self.programmer.tables.settings().node_port_addresses,
+        );
         self.health.send_modify(|health| {
             health.eligible = node.is_none_or(|node| !node.leaving);
             health.node_uid = node.map(|node| node.uid.clone());
             if !unwritten {
                 health.applied();
             }
+            health.addresses = addresses;
             if health.ports != self.health_ports {
                 health.ports = self.health_ports.clone();
             }

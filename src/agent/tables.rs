@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use portolan_dataplane::{Dataplane, Settings};
-use portolan_model::{Frontend, ServiceId, ServicePlan};
+use portolan_model::{Family, Frontend, ServiceId, ServicePlan};
 use portolan_plan::linger::Linger;
 
 use super::meter::Meter;
@@ -44,6 +44,11 @@ impl Tables {
             is_observed: false,
             is_repair: false,
         })
+    }
+
+    /// The family that the kernel does not have (S77).
+    pub fn lacks(&self) -> Option<Family> {
+        self.kernel.lacks()
     }
 
     /// When there is something to do although nothing changed.

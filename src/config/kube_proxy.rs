@@ -53,7 +53,7 @@ const FIELDS: &[(&str, Fate)] = &[
     ("nodePortAddresses", Ours("proxy.nodePortAddresses")),
     ("detectLocal.bridgeInterface", Ours("proxy.detectLocal.bridgeInterface")),
     ("detectLocal.interfaceNamePrefix", Ours("proxy.detectLocal.interfaceNamePrefix")),
-    ("bindAddress", Unused("the node's addresses are those of its Node object")),
+    ("bindAddress", Ours("proxy.bindAddress")),
     ("bindAddressHardFail", Unused("the agent's own addresses are given by flags")),
     ("healthzBindAddress", Ours("proxy.healthzBindAddress")),
     ("metricsBindAddress", Ours("proxy.metricsBindAddress")),

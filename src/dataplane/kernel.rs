@@ -14,12 +14,18 @@ const FORGET_TRIES: usize = 3;
 /// Blocks: the kernel does a transaction while it is sent.
 pub struct Kernel {
     socket: NftSocket,
+    lacks: Option<Family>,
 }
 
 impl Kernel {
     /// In the network namespace of the calling thread.
     pub fn open() -> anyhow::Result<Kernel> {
-        Ok(Kernel { socket: NftSocket::open().context("nf_tables socket")? })
+        Ok(Kernel { socket: NftSocket::open().context("nf_tables socket")?, lacks: lacking_family() })
+    }
+
+    /// The family that it has nothing for (S77): nothing of it is read or written.
+    pub fn lacks(&self) -> Option<Family> {
+        self.lacks
     }
 
     /// Reads both tables whole: for the start and after a failure, never for a change.
@@ -58,7 +64,9 @@ impl Kernel {
     /// keep the other from being written. After an error `dataplane` needs an observation before it goes on; what was
     /// written stays.
     pub fn write(&mut self, dataplane: &mut Dataplane) -> anyhow::Result<usize> {
-        let steps = dataplane.steps();
+        let lacks = self.lacks.map(table_id);
+        let steps = dataplane.steps().into_iter().filter(|step| Some(step.table()) != lacks);
+        let steps: Vec<Step> = steps.collect();
         let mut failed: BTreeMap<TableId, anyhow::Error> = BTreeMap::new();
         for step in &steps {
             // The steps of one table build on each other.
@@ -79,7 +87,7 @@ impl Kernel {
 
     /// Removes both tables, and with them everything of ours in nf_tables.
     pub fn cleanup(&mut self) -> anyhow::Result<()> {
-        for family in Family::ALL {
+        for family in Family::ALL.into_iter().filter(|family| self.lacks != Some(*family)) {
             let table = table_id(family);
             let commands = [Command::AddTable, Command::DeleteTable];
             self.socket.commit(&table, &commands).with_context(|| format!("delete table {table}"))?;
@@ -93,10 +101,19 @@ impl Kernel {
     }
 
     fn dump(&mut self, family: Family) -> anyhow::Result<Option<Dumped>> {
+        if self.lacks == Some(family) {
+            return Ok(None);
+        }
         let table = table_id(family);
         let dumped = self.socket.dump_table(&table).with_context(|| format!("read table {table}"))?;
         Ok(dumped.map(|(dumped, _)| dumped))
     }
+}
+
+/// IPv4 is always there; IPv6 may be left out of a kernel, or switched off when it starts.
+fn lacking_family() -> Option<Family> {
+    let refused = std::net::UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, 0)).err();
+    refused.filter(|error| error.raw_os_error() == Some(libc::EAFNOSUPPORT)).map(|_| Family::Ipv6)
 }
 
 /// Several errors as one sentence.

@@ -26,7 +26,7 @@ pub struct Node<'a> {
 
 impl<'a> Node<'a> {
     pub fn new(cluster: &'a Offline, name: &'a Name) -> Node<'a> {
-        let mut here = Here::new(name.clone());
+        let mut here = Here::new(name.clone(), None);
         here.see(&cluster.snapshot, &cluster.config, []);
         let services = cluster.snapshot.services.iter();
         let plans: BTreeMap<ServiceId, Arc<ServicePlan>> =
@@ -37,7 +37,9 @@ impl<'a> Node<'a> {
         for (id, plan) in &plans {
             announcer.announce(&cluster.snapshot, id, Some(plan));
         }
-        let problems = of_peers.into_iter().chain(advertise::problems(&cluster.snapshot)).collect();
+        let of_node = here.problems(&cluster.snapshot, &cluster.config);
+        let problems =
+            of_peers.into_iter().chain(of_node).chain(advertise::problems(&cluster.snapshot)).collect();
         Node { cluster, name, here, plans, announcer, problems }
     }
 

@@ -13,6 +13,7 @@
 //! - `scaling`: requests without pause while endpoints come and go.
 //! - `flapping`: the same while one endpoint comes and goes without pause.
 //! - `localhost`: node ports on loopback addresses.
+//! - `node_addresses`: what a node answers at which of its addresses.
 //! - `reload`: the configuration file changes while the agent runs.
 //! - `restarts`: agents, controllers and the API server die and return.
 //! - `detection`: every way to tell pods from other clients.
@@ -40,6 +41,7 @@ mod hostile;
 mod invalid;
 mod kinds;
 mod localhost;
+mod node_addresses;
 mod pods;
 mod readiness;
 mod reload;

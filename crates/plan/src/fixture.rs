@@ -100,6 +100,8 @@ pub fn n1() -> NodeView {
         node: "n1".into(),
         zone: Some("a".into()),
         addresses: BTreeSet::from([ip("172.18.0.2"), ip("fd18::2")]),
+        node_ips: vec![ip("172.18.0.2"), ip("fd18::2")],
+        lacks: None,
         pods: Detector::Ranges(vec!["10.1.0.0/16".parse().unwrap(), "fd01::/48".parse().unwrap()]),
         masquerade_all: false,
         external_ips: true,

@@ -7,6 +7,7 @@
 //!   Peers + Node       ──> peers::selected ────> sessions to hold
 //!   Service + what runs ──> flows::Flows ──────> Stale              tracked connections to delete
 //!   Service + NodeView ──> health::Ports ──────> what each healthCheckNodePort answers
+//!   Node, bindAddress ──> node_ips::node_ips ──> addresses that the node is known by
 //!   nodePortAddresses  ──> node_ports::addresses ─> addresses that answer node ports
 //!   ServicePlan        ──> localhost::Listeners ─> relays of node ports on loopback addresses
 //!   Problems           ──> complaints::Complaints ─> what is to be said of them, once
@@ -26,6 +27,7 @@ pub mod flows;
 pub mod health;
 pub mod linger;
 pub mod localhost;
+pub mod node_ips;
 pub mod node_ports;
 pub mod peers;
 mod ranges;

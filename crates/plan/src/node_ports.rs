@@ -10,7 +10,7 @@ use portolan_model::Family;
 /// One entry of `nodePortAddresses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selector {
-    /// The Node object's internal IPs.
+    /// The addresses that the node is known by: its Node object's internal IPs, unless bindAddress says another (S76).
     Primary,
     /// Loopback addresses: by a relay, never by rules (S19, S22).
     Localhost,
@@ -36,7 +36,7 @@ impl FromStr for Selector {
 }
 
 /// The addresses that answer node ports by rules: of `interfaces`, which are this node's addresses, those that `selectors` ask
-/// for, and no loopback address (S19). `primary` are the Node object's internal IPs. `vips` are not the node's own even
+/// for, and no loopback address (S19). `primary` are the addresses that the node is known by. `vips` are not the node's own even
 /// where it has them on an interface (S21), unless they are primary addresses (S28).
 pub fn addresses(
     selectors: &[Selector],
@@ -60,6 +60,22 @@ pub fn loopback(selectors: &[Selector]) -> BTreeSet<IpAddr> {
     };
     let both = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
     both.into_iter().filter(asked).collect()
+}
+
+/// Where health check node ports are served (S60), of `chosen`, the addresses that answer node ports: there, or at [`::`], which is
+/// every address of both families, where `selectors` ask for all.
+pub fn health_addresses(selectors: &[Selector], chosen: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    let all_of = |family| {
+        selectors.iter().any(|selector| match selector {
+            Selector::All => true,
+            Selector::Within(net) => net.prefix_len() == 0 && Family::of(&net.addr()) == family,
+            Selector::Primary | Selector::Localhost => false,
+        })
+    };
+    match Family::ALL.into_iter().all(all_of) {
+        true => [Ipv6Addr::UNSPECIFIED.into()].into(),
+        false => chosen.clone(),
+    }
 }
 
 fn is_selected(selectors: &[Selector], primary: &[IpAddr], ip: &IpAddr) -> bool {
@@ -136,6 +152,19 @@ mod tests {
         check(&["primary", "127.0.0.0/8"], "127.0.0.1");
         check(&["127.0.0.1/32", "::1/128"], "127.0.0.1 ::1");
         check(&["127.0.1.0/24"], "");
+    }
+
+    #[test]
+    fn s60_health_check_ports_are_served_at_the_same_addresses() {
+        let chosen: BTreeSet<IpAddr> = ips(&PRIMARY);
+        let check = |selectors: &[&str], expected: &BTreeSet<IpAddr>| {
+            let selectors: Vec<Selector> = selectors.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(health_addresses(&selectors, &chosen), *expected, "{selectors:?}");
+        };
+        check(&[], &chosen);
+        check(&["primary", "0.0.0.0/0"], &chosen);
+        check(&["all"], &ips(&["::"]));
+        check(&["0.0.0.0/0", "::/0"], &ips(&["::"]));
     }
 
     #[test]

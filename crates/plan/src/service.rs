@@ -19,6 +19,10 @@ pub struct NodeView {
     pub zone: Option<Name>,
     /// Every address of this node's interfaces, VIPs that we put there not included (S28).
     pub addresses: BTreeSet<IpAddr>,
+    /// The addresses that the node is known by (S76).
+    pub node_ips: Vec<IpAddr>,
+    /// The family that this node's kernel does not have: no Service exists in it (S77).
+    pub lacks: Option<Family>,
     /// How pods are told from outside clients (S48).
     pub pods: Detector,
     /// Masquerade every connection to a ClusterIP (S16).
@@ -30,7 +34,7 @@ pub struct NodeView {
 /// The plan of a Service on a node. A family without a cluster IP has none (S6).
 pub fn plan(service: &Service, node: &NodeView) -> ServicePlan {
     let mut plan = ServicePlan::default();
-    for family in Family::ALL {
+    for family in Family::ALL.into_iter().filter(|family| node.lacks != Some(*family)) {
         let Some(cluster_ip) = service.cluster_ip(family) else { continue };
         let vips = Vips::of(service, family, cluster_ip, node);
         let closed = std::iter::once(&vips.cluster).chain(&vips.load_balancer);
@@ -86,9 +90,9 @@ fn plan_port(plan: &mut ServicePlan, vips: &Vips, service: &Service, port: &Serv
     let internal = internal(service, &usable, vips.family, node);
     serve(Address::Vip(vips.cluster), port.port, &internal);
     let external = external(service, &usable, vips.family, node);
+    let guarded = Forwarding { allowed_sources: allowed_sources(service, vips, node), ..external.clone() };
     for ip in &vips.load_balancer {
-        let allowed_sources = allowed_sources(service, *ip, node);
-        serve(Address::Vip(*ip), port.port, &Forwarding { allowed_sources, ..external.clone() });
+        serve(Address::Vip(*ip), port.port, &guarded);
     }
     for ip in &vips.external {
         serve(Address::Vip(*ip), port.port, &external);
@@ -163,13 +167,13 @@ fn balance(service: &Service, backends: &[Backend], masquerade: Masquerade) -> A
 }
 
 /// Source ranges guard load-balancer IPs only; a family for which none is given is closed (S27).
-fn allowed_sources(service: &Service, vip: IpAddr, node: &NodeView) -> Option<Vec<IpNet>> {
+fn allowed_sources(service: &Service, vips: &Vips, node: &NodeView) -> Option<Vec<IpNet>> {
     let ranges = service.source_ranges.as_ref()?;
-    let of_family = ranges.iter().filter(|range| Family::of(&range.addr()) == Family::of(&vip));
+    let of_family = ranges.iter().filter(|range| Family::of(&range.addr()) == vips.family);
     let mut allowed: Vec<IpNet> = of_family.map(IpNet::trunc).collect();
-    // This node may have the VIP on an interface and then connects to it from it.
-    if node.addresses.iter().any(|ip| allowed.iter().any(|range| range.contains(ip))) {
-        allowed.push(IpNet::from(vip));
+    // This node may have such a VIP on an interface, and then connects to it from it.
+    if node.node_ips.iter().any(|ip| allowed.iter().any(|range| range.contains(ip))) {
+        allowed.extend(vips.load_balancer.iter().copied().map(IpNet::from));
     }
     allowed.sort();
     allowed.dedup();

@@ -203,6 +203,34 @@ fn s27_source_ranges_guard_load_balancer_ips_only() {
 }
 
 #[test]
+fn s27_s76_a_node_that_is_allowed_may_ask_from_the_vips_that_it_has() {
+    let source_ranges = Some(vec!["172.18.0.0/24".parse().unwrap()]);
+    let vip = |text| IngressIp { ip: ip(text), mode: IpMode::Vip };
+    let ingress = vec![vip("192.0.2.10"), vip("192.0.2.11")];
+    let service = Service { source_ranges, ingress, ..web_with(TWO_NODES) };
+    let allowed = |node: &NodeView| -> Vec<String> {
+        let frontend = |ip| Frontend { address: Address::Vip(ip), protocol: Protocol::Tcp, port: 80 };
+        let plan = plan(&service, node);
+        let sources = plan.frontends[&frontend(ip("192.0.2.10"))].allowed_sources.clone();
+        sources.unwrap().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(allowed(&n1()), ["172.18.0.0/24", "192.0.2.10/32", "192.0.2.11/32"]);
+    // An address of some interface is not what the node is known by.
+    let elsewhere = NodeView { node_ips: vec![ip("10.0.0.1"), ip("fd18::2")], ..n1() };
+    assert_eq!(allowed(&elsewhere), ["172.18.0.0/24"]);
+}
+
+#[test]
+fn s77_a_family_that_the_kernel_lacks_has_no_service() {
+    let dual = Service { cluster_ips: vec![ip("10.96.0.10"), ip("fd96::10")], ..web_with(TWO_NODES) };
+    let families = |node: &NodeView| -> BTreeSet<Family> {
+        plan(&dual, node).frontends.keys().map(Frontend::family).collect()
+    };
+    assert_eq!(families(&n1()), Family::ALL.into());
+    assert_eq!(families(&NodeView { lacks: Some(Family::Ipv6), ..n1() }), [Family::Ipv4].into());
+}
+
+#[test]
 fn s27_a_family_without_ranges_is_closed() {
     let source_ranges = Some(vec!["fd00::/8".parse().unwrap()]);
     check(
