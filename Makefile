@@ -34,7 +34,8 @@ test: setup ## every test; those in the lab need root
 
 bench: setup ## everything of docs/performance.md, beside the real kube-proxy: about 40 minutes on a quiet machine
 	cargo build --locked --release -p portolan -p portolan-bench
-	$(bench) $(BENCH)
+	$(bench) --docs docs $(BENCH)
+	cargo bench --locked $(addprefix -p portolan-,plan dataplane nft bgp) --bench plan --bench diff --bench encode
 
 bench-quick: setup ## the same at 1,000 Services, in two minutes. BENCH='--subject portolan' leaves kube-proxy out
 	cargo build --locked --release -p portolan -p portolan-bench
