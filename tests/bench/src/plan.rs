@@ -115,12 +115,16 @@ impl<'a> Session<'a> {
             let node = Node::up(&self.world.prefix).await?;
             let mut subject = Subject::start(self.kind, self.world, &node)?;
             settled.push(subject.settle().await?);
-            let memory = subject.resident_kib()?;
+            let (memory, kernel) = (subject.resident_kib()?, subject.cgroup.kernel_kib());
             received.push(node.received().await? as f64 / f64::from(1 << 20));
             let run = Run::new(self.world, node, subject);
             run.check_all().await?;
             if settled.len() == repetitions {
                 self.report_starts(&settled, memory);
+                if let Some(kib) = kernel {
+                    let bar = self.at(None, Some(6.0), Some(40.0));
+                    self.add("memory: in the kernel", kib as f64 / 1024.0, "MiB", bar);
+                }
                 self.add("start: received from the API server", median(&received), "MiB", None);
                 return Ok(run);
             }
