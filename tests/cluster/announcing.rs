@@ -12,11 +12,11 @@ use portolan_lab::{probe, wait_for};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
-use crate::fixture::{PATIENCE, at, cluster_ip, test};
+use crate::fixture::{PATIENCE, at, beside, cluster_ip, test};
 
 #[test]
 fn a39_s44_s45_e95_policy_local_keeps_the_client_and_only_nodes_with_endpoints_announce() {
-    test("a39-policy-local", async |cluster| {
+    beside("a39-policy-local", async |cluster| {
         cluster.deploy("web", 1, Some(2)).await?;
         cluster.expose("web", json!({ "externalTrafficPolicy": "Local" })).await?;
         let vip = cluster.external_ip("web").await?;
@@ -41,7 +41,7 @@ fn a39_s44_s45_e95_policy_local_keeps_the_client_and_only_nodes_with_endpoints_a
 
 #[test]
 fn a40_without_endpoints_the_route_goes() {
-    test("a40-without-endpoints", async |cluster| {
+    beside("a40-without-endpoints", async |cluster| {
         cluster.expose("web", json!({})).await?;
         let vip = cluster.external_ip("web").await?;
         cluster.deploy("web", 1, None).await?;
@@ -130,7 +130,7 @@ fn b46_a_node_announces_only_what_its_kernel_took() {
 
 #[test]
 fn a41_cluster_ips_when_an_advertisement_asks() {
-    test("a41-cluster-ips", async |cluster| {
+    beside("a41-cluster-ips", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let ip = cluster_ip(&service)?;
@@ -159,7 +159,7 @@ fn a41_cluster_ips_when_an_advertisement_asks() {
 
 #[test]
 fn a18_a_deleted_services_address_is_freed() {
-    test("a18-freed", async |cluster| {
+    beside("a18-freed", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         cluster.expose("web", json!({})).await?;
         let vip = cluster.external_ip("web").await?;
@@ -177,7 +177,7 @@ fn a18_a_deleted_services_address_is_freed() {
 
 #[test]
 fn a43_pod_cidrs_by_their_nodes() {
-    test("a43-pod-cidrs", async |cluster| {
+    beside("a43-pod-cidrs", async |cluster| {
         let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(cluster.client.clone());
         for number in 1..=3u8 {
             let node = nodes.get(&format!("n{number}")).await?;

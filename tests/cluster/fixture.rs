@@ -61,7 +61,7 @@ pub fn beside(name: &str, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>
 /// The same on a cluster of its own, of these families.
 pub fn of_families(name: &str, families: Families, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) {
     let options = Options::own();
-    let prefix = format!("{}{families:?}", options.prefix).to_lowercase();
+    let prefix = format!("{}{families}", options.prefix);
     let options = Options { prefix, families, ..options };
     testing::in_lab_of(name, options, async |lab| on_cluster(name, lab, body).await);
 }

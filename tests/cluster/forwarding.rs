@@ -8,7 +8,7 @@ use portolan_lab::topology::{CLIENT, node_address};
 use portolan_lab::{Answer, probe, wait_for};
 use serde_json::json;
 
-use crate::fixture::{Cluster, NODES, PATIENCE, at, cluster_ip, node_port, test};
+use crate::fixture::{Cluster, NODES, PATIENCE, at, beside, cluster_ip, node_port};
 
 /// Waits until `to` answers from the given namespace: programming is behind the API by a few milliseconds.
 async fn answers(cluster: &Cluster, from: &str, to: std::net::SocketAddr) -> anyhow::Result<Answer> {
@@ -21,7 +21,7 @@ async fn answers(cluster: &Cluster, from: &str, to: std::net::SocketAddr) -> any
 
 #[test]
 fn s15_e6_cluster_ip_from_a_pod_and_from_every_node() {
-    test("s15_e6_cluster_ip_from_a_pod_and_from_every_node", async |cluster| {
+    beside("s15_e6_cluster_ip_from_a_pod_and_from_every_node", async |cluster| {
         cluster.deploy("web", 3, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let to = at(cluster_ip(&service)?, 80);
@@ -44,7 +44,7 @@ fn s15_e6_cluster_ip_from_a_pod_and_from_every_node() {
 
 #[test]
 fn s46_e7_e64_a_pod_reaches_itself_through_its_service() {
-    test("s46_e7_e64_a_pod_reaches_itself_through_its_service", async |cluster| {
+    beside("s46_e7_e64_a_pod_reaches_itself_through_its_service", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let to = at(cluster_ip(&service)?, 80);
@@ -64,7 +64,7 @@ fn s46_e7_e64_a_pod_reaches_itself_through_its_service() {
 
 #[test]
 fn s19_node_port_from_outside_by_every_node() {
-    test("s19_node_port_from_outside_by_every_node", async |cluster| {
+    beside("s19_node_port_from_outside_by_every_node", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let service = cluster.expose("web", json!({ "type": "NodePort" })).await?;
         for node in 1..=NODES {
@@ -83,7 +83,7 @@ fn s19_node_port_from_outside_by_every_node() {
 
 #[test]
 fn s23_vip_from_the_client_over_all_nodes() {
-    test("s23_vip_from_the_client_over_all_nodes", async |cluster| {
+    beside("s23_vip_from_the_client_over_all_nodes", async |cluster| {
         cluster.deploy("web", 4, None).await?;
         cluster.expose("web", json!({})).await?;
         let vip = cluster.external_ip("web").await?;
@@ -110,7 +110,7 @@ fn s23_vip_from_the_client_over_all_nodes() {
 
 #[test]
 fn s06_both_families_of_one_service() {
-    test("s06_both_families_of_one_service", async |cluster| {
+    beside("s06_both_families_of_one_service", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         cluster.expose("web", json!({ "ipFamilyPolicy": "RequireDualStack" })).await?;
         let vips = cluster.external_ips("web").await?;
@@ -127,7 +127,7 @@ fn s06_both_families_of_one_service() {
 
 #[test]
 fn s01_e4_udp_and_tcp_on_one_number() {
-    test("s01_e4_udp_and_tcp_on_one_number", async |cluster| {
+    beside("s01_e4_udp_and_tcp_on_one_number", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let ports = json!([
             { "name": "tcp", "port": 80, "protocol": "TCP" },
@@ -146,7 +146,7 @@ fn s01_e4_udp_and_tcp_on_one_number() {
 
 #[test]
 fn s25_e12_external_ip() {
-    test("s25_e12_external_ip", async |cluster| {
+    beside("s25_e12_external_ip", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let external: IpAddr = "203.0.113.80".parse()?;
         cluster.expose("web", json!({ "type": "ClusterIP", "externalIPs": [external] })).await?;
@@ -162,7 +162,7 @@ fn s25_e12_external_ip() {
 
 #[test]
 fn s17_s38_e33_refused_without_endpoints_and_on_other_ports() {
-    test("s17_s38_e33_refused_without_endpoints_and_on_other_ports", async |cluster| {
+    beside("s17_s38_e33_refused_without_endpoints_and_on_other_ports", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let ip = cluster_ip(&service)?;

@@ -11,8 +11,9 @@ use portolan_lab::wait_for;
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::fixture::{PATIENCE, at, beside, cluster_ip};
+use crate::fixture::{Cluster, PATIENCE, at, beside, cluster_ip, test};
 use crate::pods::Wanted;
 
 const PORT: u16 = 9_000;
@@ -20,62 +21,86 @@ const MARK: &[u8] = b"out of the window";
 const CHUNK: usize = 64 * 1024;
 const CHUNKS: usize = 64;
 
+/// Upstream's test: packets of long ago.
 #[test]
 fn s54_e74_packets_out_of_the_window_do_not_reset_a_long_transfer() {
     beside("s54-e74-out-of-window", async |cluster| {
-        let [server, client] = cluster
-            .run([Wanted::default(), Wanted { name: "asks", app: "asks", node: 2, ..Wanted::default() }])
-            .await?;
-        let ports = json!([{ "port": 80, "targetPort": PORT }]);
-        let service = cluster.expose("web", json!({ "type": "ClusterIP", "ports": ports })).await?;
-        let vip = at(cluster_ip(&service)?, 80);
-        let listener = server.ns.listen_tcp(format!("0.0.0.0:{PORT}").parse()?)?;
-        let (from_server, at_client) = (raw(&server.ns)?, raw(&client.ns)?);
-
-        let mut received = wait_for("the client is connected", PATIENCE, async || {
-            Ok(client.ns.connect(vip).await.map_err(|error| error.to_string()))
-        })
-        .await?;
-        let (mut sends, peer) = listener.accept().await?;
-        let std::net::SocketAddr::V4(peer) = peer else { anyhow::bail!("{peer}") };
-        received.write_all(b"send").await?;
-        // A server that closes with its client's words unread resets the connection itself.
-        sends.read_exact(&mut [0; 4]).await?;
-        let asked = wait_for("the server's kernel has the client's request", PATIENCE, async || {
-            Ok(packets(&from_server)?
-                .into_iter()
-                .rfind(|packet| packet.ports == (peer.port(), PORT))
-                .ok_or("none"))
-        })
-        .await?;
-        let transfer = tokio::spawn(async move {
-            let mut total = 0;
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                match received.read(&mut buffer).await {
-                    Ok(0) => return Ok(total),
-                    Ok(length) => total += length,
-                    Err(error) => return Err(format!("{error} after {total} bytes")),
-                }
-            }
-        });
-        let from = SocketAddrV4::new(server.ip().to_string().parse()?, PORT);
-        for number in 0..CHUNKS {
-            sends.write_all(&vec![0; CHUNK]).await.context("the server's side")?;
-            // Of long ago, as in upstream's test; it acknowledges what the client said, so that a reset would fit.
-            let sequence = asked.acknowledges.wrapping_sub(100_000 + number as u32 * 1000);
-            let packet =
-                segment(from, peer, sequence, asked.sequence.wrapping_add(asked.payload.len() as u32));
-            from_server.send_to(&packet, &SocketAddrV4::new(*peer.ip(), 0).into())?;
-        }
-        drop(sends);
-        let total = transfer.await?.map_err(anyhow::Error::msg)?;
-        ensure!(total == CHUNK * CHUNKS, "{total} bytes came");
-        let strange = packets(&at_client)?.into_iter().filter(|packet| packet.payload == MARK);
-        let sources: BTreeSet<Ipv4Addr> = strange.map(|packet| packet.source).collect();
-        ensure!(!sources.contains(from.ip()), "came by the pod's own address: {sources:?}");
-        Ok(())
+        strange_packets(cluster, |number| -100_000 - number).await
     });
+}
+
+/// Those of the future, which no kernel places by itself: what `tcpBeLiberal` is for.
+#[test]
+fn s54_packets_ahead_of_the_window_where_tracking_is_liberal() {
+    test("s54-ahead-of-window", async |cluster| {
+        let liberal = async |value: &str| -> anyhow::Result<()> {
+            for node in ["n1", "n2"] {
+                cluster.ns(node)?.sysctl(&[("net/netfilter/nf_conntrack_tcp_be_liberal", value)])?;
+            }
+            Ok(())
+        };
+        liberal("1").await?;
+        let result = strange_packets(cluster, |number| 0x2000_0000 + number).await;
+        liberal("0").await?;
+        result
+    });
+}
+
+/// A transfer from n1 to n2 with packets in between whose sequence numbers are this far from those of the transfer.
+async fn strange_packets(cluster: &Cluster, off: impl Fn(i32) -> i32) -> anyhow::Result<()> {
+    let [server, client] = cluster
+        .run([Wanted::default(), Wanted { name: "asks", app: "asks", node: 2, ..Wanted::default() }])
+        .await?;
+    let ports = json!([{ "port": 80, "targetPort": PORT }]);
+    let service = cluster.expose("web", json!({ "type": "ClusterIP", "ports": ports })).await?;
+    let vip = at(cluster_ip(&service)?, 80);
+    let listener = server.ns.listen_tcp(format!("0.0.0.0:{PORT}").parse()?)?;
+    let (from_server, at_client) = (raw(&server.ns)?, raw(&client.ns)?);
+
+    let mut received = wait_for("the client is connected", PATIENCE, async || {
+        Ok(client.ns.connect(vip).await.map_err(|error| error.to_string()))
+    })
+    .await?;
+    let (mut sends, peer) = listener.accept().await?;
+    let std::net::SocketAddr::V4(peer) = peer else { anyhow::bail!("{peer}") };
+    received.write_all(b"send").await?;
+    // A server that closes with its client's words unread resets the connection itself.
+    sends.read_exact(&mut [0; 4]).await?;
+    let asked = wait_for("the server's kernel has the client's request", PATIENCE, async || {
+        Ok(packets(&from_server)?
+            .into_iter()
+            .rfind(|packet| packet.ports == (peer.port(), PORT))
+            .ok_or("none"))
+    })
+    .await?;
+    let transfer = tokio::spawn(bytes_until_the_end(received));
+    let from = SocketAddrV4::new(server.ip().to_string().parse()?, PORT);
+    for number in 0..CHUNKS {
+        sends.write_all(&vec![0; CHUNK]).await.context("the server's side")?;
+        // It acknowledges what the client said, so that a reset would fit.
+        let sequence = asked.acknowledges.wrapping_add_signed(off(number as i32 * 1000));
+        let packet = segment(from, peer, sequence, asked.sequence.wrapping_add(asked.payload.len() as u32));
+        from_server.send_to(&packet, &SocketAddrV4::new(*peer.ip(), 0).into())?;
+    }
+    drop(sends);
+    let total = transfer.await?.map_err(anyhow::Error::msg)?;
+    ensure!(total == CHUNK * CHUNKS, "{total} bytes came");
+    let strange = packets(&at_client)?.into_iter().filter(|packet| packet.payload == MARK);
+    let sources: BTreeSet<Ipv4Addr> = strange.map(|packet| packet.source).collect();
+    ensure!(!sources.contains(from.ip()), "came by the pod's own address: {sources:?}");
+    Ok(())
+}
+
+async fn bytes_until_the_end(mut stream: TcpStream) -> Result<usize, String> {
+    let mut total = 0;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => return Ok(total),
+            Ok(length) => total += length,
+            Err(error) => return Err(format!("{error} after {total} bytes")),
+        }
+    }
 }
 
 /// Sends TCP segments as they are written, and has a copy of those that come in.

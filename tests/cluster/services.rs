@@ -12,7 +12,7 @@ use portolan_lab::topology::{CLIENT, node_address};
 use portolan_lab::{probe, wait_for};
 use serde_json::{Value, json};
 
-use crate::fixture::{Cluster, NODES, PATIENCE, at, cluster_ip, node_port, test};
+use crate::fixture::{Cluster, NODES, PATIENCE, at, beside, cluster_ip, node_port};
 
 async fn patch(cluster: &Cluster, service: &str, patch: Value) -> anyhow::Result<()> {
     let services = cluster.api::<Service>();
@@ -45,7 +45,7 @@ const SILENT: &str = "no answer";
 
 #[test]
 fn s17_e5_ports_come_and_go() {
-    test("s17_e5_ports_come_and_go", async |cluster| {
+    beside("s17_e5_ports_come_and_go", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "ClusterIP" })).await?;
         let (ip, n1) = (cluster_ip(&service)?, cluster.ns("n1")?);
@@ -63,7 +63,7 @@ fn s17_e5_ports_come_and_go() {
 
 #[test]
 fn s15_s19_e11_cluster_ip_and_every_node_port_from_a_pod() {
-    test("s15_s19_e11_cluster_ip_and_every_node_port_from_a_pod", async |cluster| {
+    beside("s15_s19_e11_cluster_ip_and_every_node_port_from_a_pod", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         cluster.deploy("asks", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "NodePort" })).await?;
@@ -78,16 +78,17 @@ fn s15_s19_e11_cluster_ip_and_every_node_port_from_a_pod() {
 
 #[test]
 fn s19_e18_one_node_port_for_two_protocols() {
-    test("s19_e18_one_node_port_for_two_protocols", async |cluster| {
+    beside("s19_e18_one_node_port_for_two_protocols", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let ports = json!([
-            { "name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30318 },
-            { "name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30318 },
+            // Of those that no Service gets by chance.
+            { "name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30018 },
+            { "name": "udp", "port": 80, "protocol": "UDP", "nodePort": 30018 },
         ]);
         cluster.expose("web", json!({ "type": "NodePort", "ports": ports })).await?;
         let client = cluster.ns("client")?;
         for node in 1..=NODES {
-            let to = at(node_address(node).v4.into(), 30318);
+            let to = at(node_address(node).v4.into(), 30018);
             ends(&client, to, ANSWERED).await?;
             probe::udp(&client, to).await?;
         }
@@ -97,7 +98,7 @@ fn s19_e18_one_node_port_for_two_protocols() {
 
 #[test]
 fn s3_e31_the_label_of_another_proxy_hides_a_service() {
-    test("s3_e31_the_label_of_another_proxy_hides_a_service", async |cluster| {
+    beside("s3_e31_the_label_of_another_proxy_hides_a_service", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "NodePort" })).await?;
         let to = at(node_address(1).v4.into(), node_port(&service)?);
@@ -114,7 +115,7 @@ fn s3_e31_the_label_of_another_proxy_hides_a_service() {
 /// On the slice, as upstream's test has it: the controller keeps the label of a Service with a ClusterIP to itself.
 #[test]
 fn s4_e32_the_headless_label_hides_a_slice() {
-    test("s4_e32_the_headless_label_hides_a_slice", async |cluster| {
+    beside("s4_e32_the_headless_label_hides_a_slice", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let spec = json!({ "type": "ClusterIP", "selector": null });
         let to = at(cluster_ip(&cluster.expose("web", spec).await?)?, 80);
@@ -142,7 +143,7 @@ fn s4_e32_the_headless_label_hides_a_slice() {
 
 #[test]
 fn s39_e35_internal_policy_local_answers_on_its_own_node_only() {
-    test("s39_e35_internal_policy_local_answers_on_its_own_node_only", async |cluster| {
+    beside("s39_e35_internal_policy_local_answers_on_its_own_node_only", async |cluster| {
         cluster.deploy("web", 1, Some(2)).await?;
         cluster.deploy("here", 1, Some(2)).await?;
         cluster.deploy("elsewhere", 1, Some(1)).await?;
@@ -158,7 +159,7 @@ fn s39_e35_internal_policy_local_answers_on_its_own_node_only() {
 
 #[test]
 fn s27_e87_source_ranges_are_followed() {
-    test("s27_e87_source_ranges_are_followed", async |cluster| {
+    beside("s27_e87_source_ranges_are_followed", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         cluster.deploy("asks", 1, None).await?;
         let client_only = json!([format!("{}/32", CLIENT.v4)]);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::fixture::{Cluster, PATIENCE, at, beside, cluster_ip, node_port, test};
+use crate::fixture::{Cluster, PATIENCE, at, beside, cluster_ip, node_port};
 use crate::pods::Wanted;
 
 /// One socket, so that the kernel has one flow which every packet keeps alive.
@@ -97,7 +97,7 @@ enum To {
 
 #[test]
 fn s51_e70_node_port_goes_on_when_its_pod_is_replaced() {
-    test("s51-e70", async |cluster| {
+    beside("s51-e70", async |cluster| {
         pods_are_replaced(cluster, "NodePort", &[("client", To::NodePort(1)), ("client", To::NodePort(2))])
             .await
     });
@@ -105,7 +105,7 @@ fn s51_e70_node_port_goes_on_when_its_pod_is_replaced() {
 
 #[test]
 fn s51_e71_e72_cluster_ip_goes_on_when_its_pod_is_replaced() {
-    test("s51-e71", async |cluster| {
+    beside("s51-e71", async |cluster| {
         pods_are_replaced(cluster, "ClusterIP", &[("n1", To::ClusterIp), ("n3", To::ClusterIp)]).await
     });
 }
@@ -140,7 +140,7 @@ fn s51_e72_with_the_nodes_network() {
 /// #105657: the endpoint is there but not ready while the packets come, then it is.
 #[test]
 fn s52_e73_from_unready_to_ready_while_packets_come() {
-    test("s52-e73", async |cluster| {
+    beside("s52-e73", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let pod = cluster.pods("web").await?.remove(0);
         let ip = pod.status.and_then(|status| status.pod_ip).unwrap_or_default();
@@ -167,7 +167,7 @@ fn s52_e73_from_unready_to_ready_while_packets_come() {
 /// Upstream forgets the VIPs of Services that are gone (S51).
 #[test]
 fn s51_a_removed_service_answers_no_more() {
-    test("s51-removed", async |cluster| {
+    beside("s51-removed", async |cluster| {
         cluster.deploy("web", 1, None).await?;
         let service = cluster.expose("web", json!({ "type": "NodePort", "ports": udp() })).await?;
         let flows = [

@@ -17,7 +17,7 @@ use crate::wait::wait_for;
 /// Removal takes a second or two; this is when to stop believing in it.
 const REMOVAL: Duration = Duration::from_secs(20);
 
-/// The command that holds a lab: `portolan-lab serve PREFIX ROUTER`.
+/// The command that holds a lab: `portolan-lab serve PREFIX ROUTER FAMILIES`.
 pub const SERVE: &str = "serve";
 
 /// Brings a lab up in a new process and waits until it is ready. What that process says until then is seen on standard error.
@@ -37,7 +37,9 @@ pub async fn up(options: &Options) -> anyhow::Result<Site> {
 
 fn spawn_holder(options: &Options) -> anyhow::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args([SERVE, &options.prefix, &options.router.to_string()]).stdin(std::process::Stdio::null());
+    let Options { prefix, router, families, .. } = options;
+    command.args([SERVE, prefix, &router.to_string(), &families.to_string()]);
+    command.stdin(std::process::Stdio::null());
     // SAFETY: setsid is a plain system call. A session of its own outlives the terminal.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));

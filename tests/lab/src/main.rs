@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use portolan_lab::binaries::Binaries;
 use portolan_lab::product::Product;
+use portolan_lab::topology::Families;
 use portolan_lab::{Options, Router, RouterKind, Site, demo, held, probe};
 use tracing_subscriber::EnvFilter;
 
@@ -31,6 +32,9 @@ enum Command {
     Up {
         #[arg(long, default_value = "bird")]
         router: RouterKind,
+        /// ipv4, ipv6, or both
+        #[arg(long, default_value = "both")]
+        families: Families,
     },
     /// Remove the cluster and every trace of it
     Down,
@@ -60,7 +64,7 @@ enum Command {
     Binaries,
     /// Hold a lab until SIGTERM
     #[command(name = held::SERVE, hide = true)]
-    Serve { prefix: String, router: RouterKind },
+    Serve { prefix: String, router: RouterKind, families: Families },
 }
 
 #[tokio::main]
@@ -81,7 +85,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo { router } => unless_interrupted(demo::run(router)).await,
-        Command::Up { router } => unless_interrupted(up(router)).await,
+        Command::Up { router, families } => unless_interrupted(up(router, families)).await,
         Command::Down => down().await,
         Command::Status => status(&site()?).await,
         Command::Exec { name, command } => exec(&site()?, &name, &command),
@@ -89,7 +93,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Start { name } => product(&site()?).await?.start_named(&name).await,
         Command::Kill { name } => product(&site()?).await?.kill(&name).await,
         Command::Binaries => binaries(),
-        Command::Serve { prefix, router } => held::serve(Options::with_prefix(&prefix, router)).await,
+        Command::Serve { prefix, router, families } => {
+            held::serve(Options { families, ..Options::with_prefix(&prefix, router) }).await
+        }
     }
 }
 
@@ -119,8 +125,8 @@ async fn product(site: &Site) -> anyhow::Result<Product> {
     Ok(Product::new(site.clone(), site.connect().await?))
 }
 
-async fn up(router: RouterKind) -> anyhow::Result<()> {
-    let site = held::up(&Options::with_prefix(demo::PREFIX, router)).await?;
+async fn up(router: RouterKind, families: Families) -> anyhow::Result<()> {
+    let site = held::up(&Options { families, ..Options::with_prefix(demo::PREFIX, router) }).await?;
     for part in &site.steps {
         println!("{:<28}{:>6.1} s", part.name, part.took.as_secs_f64());
     }

@@ -11,7 +11,9 @@
 //! Every box is a network namespace `<prefix>-<name>`; every address has an IPv6 twin (`fd08::2` for `10.8.0.2`). The host's
 //! own namespace gets no interface and no route.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,26 @@ pub enum Families {
     Ipv4,
     Ipv6,
     Both,
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Families::Ipv4 => "ipv4",
+            Families::Ipv6 => "ipv6",
+            Families::Both => "both",
+        })
+    }
+}
+
+impl FromStr for Families {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Families> {
+        let all = [Families::Ipv4, Families::Ipv6, Families::Both];
+        let found = all.into_iter().find(|families| families.to_string() == name);
+        found.with_context(|| format!("{name:?} is none of ipv4, ipv6, both"))
+    }
 }
 
 impl Families {
