@@ -627,7 +627,9 @@ fn s50_flapping_endpoints_lose_no_connection() {
             }
             unreachable!("the sets never end")
         });
+        let repeated = site.client.repeated_syns()?;
         let tally = probe::many(&site.client, at("10.96.0.1", 80), CONNECTIONS).await;
+        assert_eq!(site.client.repeated_syns()?, repeated, "no SYN was lost");
         drop(stop);
         let transactions = flapping.join().unwrap();
         println!(

@@ -381,8 +381,13 @@ pub fn cluster_ip(service: &Service) -> anyhow::Result<IpAddr> {
 }
 
 pub fn node_port(service: &Service) -> anyhow::Result<u16> {
+    nth_node_port(service, 0)
+}
+
+pub fn nth_node_port(service: &Service, index: usize) -> anyhow::Result<u16> {
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).context("spec.ports")?;
-    Ok(u16::try_from(ports[0].node_port.context("nodePort")?)?)
+    let port = ports.get(index).context("not so many ports")?;
+    Ok(u16::try_from(port.node_port.context("nodePort")?)?)
 }
 
 pub fn at(ip: IpAddr, port: u16) -> SocketAddr {

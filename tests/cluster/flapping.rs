@@ -6,7 +6,7 @@ use anyhow::Context;
 use portolan_lab::probe::{Protocol, Requests, Tally};
 use serde_json::{Value, json};
 
-use crate::fixture::{Cluster, at, test};
+use crate::fixture::{Cluster, at, beside};
 
 const FLAPPING: Duration = Duration::from_secs(60);
 const PER_SECOND: u32 = 100;
@@ -22,7 +22,7 @@ enum Going {
 
 #[test]
 fn s50_s66_one_endpoint_flaps_and_no_connection_is_lost() {
-    test("s50-flapping", async |cluster| {
+    beside("s50-flapping", async |cluster| {
         cluster.deploy("web", 2, None).await?;
         let mut ips = Vec::new();
         for pod in cluster.pods("web").await? {
@@ -32,8 +32,6 @@ fn s50_s66_one_endpoint_flaps_and_no_connection_is_lost() {
         let udp = |going| Flapping { protocol: Protocol::Udp, going };
         let all =
             [tcp(Going::Terminates), tcp(Going::Vanishes), udp(Going::Terminates), udp(Going::Vanishes)];
-        let client = cluster.ns("client")?;
-        let repeated = client.repeated_syns()?;
         let runs = all.iter().map(|flapping| flapping.run(cluster, &ips));
         for (flapping, (flaps, tally)) in all.iter().zip(futures::future::try_join_all(runs).await?) {
             let (asked, lost) = (tally.asked(), tally.failures.len());
@@ -42,7 +40,6 @@ fn s50_s66_one_endpoint_flaps_and_no_connection_is_lost() {
             assert!(asked > 1000 && flaps > 50, "{flapping:?}: only {asked} asked, {flaps} flaps");
             assert_eq!(tally.pods.len(), 2, "{flapping:?}: both pods were asked: {:?}", tally.pods);
         }
-        assert_eq!(client.repeated_syns()? - repeated, 0, "SYNs were lost");
         Ok(())
     });
 }

@@ -1,23 +1,18 @@
 //! The real kube-proxy and the agents replace each other under traffic, and somebody else changes our tables.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use anyhow::Context;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Service};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
-use portolan_lab::kube_proxy::KubeProxy;
+use portolan_lab::kube_proxy::{KubeProxy, Mode};
 use portolan_lab::netns::{Namespace, run};
-use portolan_lab::probe::{self, Connection, Requests};
+use portolan_lab::probe::{self, Connection, Protocol, Requests};
 use portolan_lab::product::binary;
 use portolan_lab::topology::node_address;
 use portolan_lab::wait_for;
 use serde_json::json;
-use tokio::task::JoinHandle;
 
-use crate::fixture::{Cluster, NODES, PATIENCE, at, cluster_ip, node_port, test};
+use crate::fixture::{Cluster, NODES, PATIENCE, at, cluster_ip, nth_node_port, test};
 
 /// Beside the one that is asked.
 const SERVICES: usize = 200;
@@ -25,8 +20,17 @@ const SERVICES: usize = 200;
 const BETWEEN: usize = 30;
 
 #[test]
-fn s74_kube_proxy_and_agent_replace_each_other_and_lose_no_request() {
-    test("s74-take-over", async |cluster| {
+fn s74_kube_proxy_in_nftables_mode_and_agent_replace_each_other_and_lose_no_request() {
+    there_and_back("s74-nftables", Mode::Nftables);
+}
+
+#[test]
+fn s74_kube_proxy_in_iptables_mode_and_agent_replace_each_other_and_lose_no_request() {
+    there_and_back("s74-iptables", Mode::Iptables);
+}
+
+fn there_and_back(name: &str, mode: Mode) {
+    test(name, async |cluster| {
         cluster.deploy("web", 3, None).await?;
         let ports = json!([
             { "name": "tcp", "port": 80, "protocol": "TCP" },
@@ -35,22 +39,13 @@ fn s74_kube_proxy_and_agent_replace_each_other_and_lose_no_request() {
         let service = cluster.expose("web", json!({ "ports": ports })).await?;
         cluster.endpoints("web", 3).await?;
         many_services(cluster).await?;
-        let (ip, port) = (at(cluster_ip(&service)?, 80), node_port(&service)?);
-        let pod = cluster.pods("web").await?.remove(0).name_any();
-        let (n1, pod) = (cluster.ns("n1")?, cluster.lab.pod_ns(&cluster.namespace, &pod)?);
-        let outside = at(node_address(2).v4.into(), port);
-        probe::tcp(&n1, ip).await?;
+        let (n1, ip) = (cluster.ns("n1")?, at(cluster_ip(&service)?, 80));
         let mut open = Connection::open(&n1, ip).await?;
         open.ask().await?;
-        let clients = Clients::start(vec![
-            (n1.clone(), ip),
-            (pod, ip),
-            (cluster.ns("client")?, outside),
-            (cluster.ns("n3")?, at(node_address(3).v4.into(), port)),
-        ]);
+        let clients = Clients::start(cluster, &service).await?;
         clients.ask(BETWEEN).await?;
 
-        let proxies = hand_back(cluster).await.context("agents to kube-proxy")?;
+        let proxies = hand_back(cluster, mode).await.context("agents to kube-proxy")?;
         open.ask().await.context("a connection that was open, now under kube-proxy")?;
         let mut second = Connection::open(&n1, ip).await?;
         clients.ask(BETWEEN).await?;
@@ -64,17 +59,16 @@ fn s74_kube_proxy_and_agent_replace_each_other_and_lose_no_request() {
 }
 
 /// The documented way back: kube-proxy serves before anything of ours goes.
-async fn hand_back(cluster: &Cluster) -> anyhow::Result<Vec<KubeProxy>> {
+async fn hand_back(cluster: &Cluster, mode: Mode) -> anyhow::Result<Vec<KubeProxy>> {
     let mut proxies = Vec::new();
     for number in 1..=NODES {
-        proxies.push(KubeProxy::start(cluster.lab, &format!("n{number}"))?);
+        proxies.push(KubeProxy::start(cluster.lab, &format!("n{number}"), mode)?);
     }
     for number in 1..=NODES {
         let ns = cluster.ns(&format!("n{number}"))?;
         wait_for(&format!("kube-proxy of n{number} serves {SERVICES} Services"), PATIENCE, async || {
             proxies.iter_mut().try_for_each(KubeProxy::check)?;
-            let listed = ns.output(&["nft", "list", "map", "ip", "kube-proxy", "service-ips"]).await;
-            let count = listed.unwrap_or_default().matches(" goto ").count();
+            let count = served(&ns, mode).await;
             Ok(if count > SERVICES { Ok(()) } else { Err(format!("{count} so far")) })
         })
         .await?;
@@ -92,10 +86,19 @@ async fn hand_back(cluster: &Cluster) -> anyhow::Result<Vec<KubeProxy>> {
         command.arg("cleanup");
         run(command).await?;
     }
-    for (number, tables) in tables(cluster).await? {
-        anyhow::ensure!(!tables.contains("portolan"), "n{number} after cleanup: {tables}");
+    for (number, chains) in chains(cluster).await? {
+        anyhow::ensure!(!chains.contains("portolan"), "n{number} after cleanup: {chains}");
     }
     Ok(proxies)
+}
+
+/// For how many IPv4 Services kube-proxy has rules; none while it has not begun.
+async fn served(ns: &Namespace, mode: Mode) -> usize {
+    let (table, name) = match mode {
+        Mode::Nftables => (&["nft", "list", "map", "ip", "kube-proxy", "service-ips"][..], " goto "),
+        Mode::Iptables => (&["nft", "list", "chain", "ip", "nat", "KUBE-SERVICES"][..], " jump KUBE-SVC-"),
+    };
+    ns.output(table).await.unwrap_or_default().matches(name).count()
 }
 
 async fn take_over(cluster: &Cluster, proxies: Vec<KubeProxy>) -> anyhow::Result<()> {
@@ -105,9 +108,11 @@ async fn take_over(cluster: &Cluster, proxies: Vec<KubeProxy>) -> anyhow::Result
     for number in 1..=NODES {
         cluster.lab.product.lock().await.start_agent(&format!("n{number}")).await?;
     }
-    wait_for("kube-proxy's tables are gone and ours are there", PATIENCE, async || {
-        let all = tables(cluster).await?;
-        let is_ours = |text: &str| text.contains("ip portolan") && !text.contains("kube-proxy");
+    wait_for("kube-proxy's tables and chains are gone and ours are there", PATIENCE, async || {
+        let all = chains(cluster).await?;
+        let is_ours = |text: &str| {
+            text.contains("ip portolan") && !text.contains("kube-proxy") && !text.contains("KUBE-S")
+        };
         Ok(if all.iter().all(|(_, text)| is_ours(text)) { Ok(()) } else { Err(format!("{all:?}")) })
     })
     .await?;
@@ -118,11 +123,12 @@ async fn take_over(cluster: &Cluster, proxies: Vec<KubeProxy>) -> anyhow::Result
     Ok(())
 }
 
-async fn tables(cluster: &Cluster) -> anyhow::Result<Vec<(u8, String)>> {
+/// The names of all chains, by table.
+async fn chains(cluster: &Cluster) -> anyhow::Result<Vec<(u8, String)>> {
     let mut all = Vec::new();
     for number in 1..=NODES {
         let ns = cluster.ns(&format!("n{number}"))?;
-        all.push((number, ns.output(&["nft", "list", "tables"]).await?));
+        all.push((number, ns.output(&["nft", "list", "chains"]).await?));
     }
     Ok(all)
 }
@@ -165,25 +171,31 @@ async fn many_services(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Requests without pause from several places, over TCP and UDP.
-struct Clients {
-    tcp: Vec<Requests>,
-    udp: Vec<JoinHandle<(usize, Vec<String>)>>,
-    stop: Arc<AtomicBool>,
-}
+struct Clients(Vec<Requests>);
 
 impl Clients {
-    fn start(routes: Vec<(Namespace, SocketAddr)>) -> Clients {
-        let stop = Arc::<AtomicBool>::default();
-        let tcp = routes.iter().map(|(ns, to)| Requests::start(ns, *to, 20)).collect();
-        // The node port of UDP is another one.
-        let cluster_ips = routes.into_iter().filter(|(_, to)| to.port() == 80);
-        let udp = cluster_ips.map(|(ns, to)| tokio::spawn(ask_udp(stop.clone(), ns, to))).collect();
-        Clients { tcp, udp, stop }
+    async fn start(cluster: &Cluster, service: &Service) -> anyhow::Result<Clients> {
+        let pod = cluster.pods("web").await?.remove(0).name_any();
+        let pod = cluster.lab.pod_ns(&cluster.namespace, &pod)?;
+        let cluster_ip = at(cluster_ip(service)?, 80);
+        let mut requests = Vec::new();
+        for (i, protocol) in [Protocol::Tcp, Protocol::Udp].into_iter().enumerate() {
+            let number = nth_node_port(service, i)?;
+            let node_port = |node| at(node_address(node).v4.into(), number);
+            let routes = [
+                (cluster.ns("n1")?, cluster_ip),
+                (pod.clone(), cluster_ip),
+                (cluster.ns("client")?, node_port(2)),
+                (cluster.ns("n3")?, node_port(3)),
+            ];
+            requests.extend(routes.map(|(ns, to)| Requests::start_by(protocol, &ns, to, 20)));
+        }
+        Ok(Clients(requests))
     }
 
     /// Waits until each has had so many more answers.
     async fn ask(&self, count: usize) -> anyhow::Result<()> {
-        for requests in &self.tcp {
+        for requests in &self.0 {
             let wanted = requests.so_far().asked() + count;
             wait_for("more requests", PATIENCE, async || {
                 let asked = requests.so_far().asked();
@@ -195,34 +207,15 @@ impl Clients {
     }
 
     async fn stop(self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
         let mut asked = 0;
-        for requests in self.tcp {
+        for requests in self.0 {
             let tally = requests.stop().await?;
-            anyhow::ensure!(tally.failures.is_empty(), "TCP: {tally:?}");
+            anyhow::ensure!(tally.failures.is_empty(), "{tally:?}");
             asked += tally.asked();
-        }
-        for task in self.udp {
-            let (answered, failures) = task.await?;
-            anyhow::ensure!(failures.is_empty() && answered > 0, "UDP: {answered} answered, {failures:?}");
-            asked += answered;
         }
         eprintln!("{asked} requests, 0 lost");
         Ok(())
     }
-}
-
-async fn ask_udp(stop: Arc<AtomicBool>, ns: Namespace, to: SocketAddr) -> (usize, Vec<String>) {
-    let (mut answered, mut failures) = (0, Vec::new());
-    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
-    while !stop.load(Ordering::Relaxed) {
-        ticks.tick().await;
-        match probe::udp(&ns, to).await {
-            Ok(_) => answered += 1,
-            Err(error) => failures.push(format!("{error:#}")),
-        }
-    }
-    (answered, failures)
 }
 
 #[test]

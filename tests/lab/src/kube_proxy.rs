@@ -1,4 +1,4 @@
-//! The real kube-proxy on a node, in nftables mode: what a cluster has before us, and may have again after us.
+//! The real kube-proxy on a node: what a cluster has before us, and may have again after us.
 
 use anyhow::Context;
 
@@ -6,17 +6,33 @@ use crate::process::Daemon;
 use crate::site::Site;
 use crate::topology::POD_CIDRS;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Nftables,
+    Iptables,
+}
+
+impl Mode {
+    /// Its name in the configuration, where its section has the same.
+    fn name(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
+        }
+    }
+}
+
 /// Ends with this value: one that outlived a failed test would stand in every other test's way.
 pub struct KubeProxy {
     daemon: Daemon,
 }
 
 impl KubeProxy {
-    pub fn start(site: &Site, node: &str) -> anyhow::Result<KubeProxy> {
+    pub fn start(site: &Site, node: &str, mode: Mode) -> anyhow::Result<KubeProxy> {
         let dir = site.dir().join(format!("kube-proxy-{node}"));
         std::fs::create_dir_all(&dir)?;
         let config = dir.join("config.yaml");
-        std::fs::write(&config, configuration(site, node))?;
+        std::fs::write(&config, configuration(site, node, mode))?;
         let mut command = site.ns(node)?.command(site.kubernetes_binary("kube-proxy"))?;
         command.arg(format!("--config={}", config.display()));
         let name = format!("kube-proxy-{node}");
@@ -41,12 +57,13 @@ impl Drop for KubeProxy {
 }
 
 /// Limits of conntrack are the machine's and not a namespace's to set.
-pub fn configuration(site: &Site, node: &str) -> String {
+pub fn configuration(site: &Site, node: &str, mode: Mode) -> String {
+    let mode = mode.name();
     let kubeconfig = site.dir().join("kubeconfig-nodes");
     format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
-mode: nftables
+mode: {mode}
 hostnameOverride: {node}
 clusterCIDR: {POD_CIDRS}
 clientConnection:
@@ -54,7 +71,7 @@ clientConnection:
 conntrack:
   maxPerCore: 0
   min: 0
-nftables:
+{mode}:
   minSyncPeriod: 1s
 ",
         kubeconfig.display()
