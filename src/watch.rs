@@ -27,6 +27,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+pub mod trimmed;
+
+use trimmed::Trimmed;
+
 /// Changes that may wait for the index before the watches wait for it in turn.
 const WAITING_CHANGES: usize = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,9 +84,9 @@ pub fn start(client: &Client, kinds: &[Kind]) -> mpsc::Receiver<Change> {
 
 async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
     match kind {
-        Kind::Service => run::<Service>(client, kind, changes, Object::from).await,
-        Kind::EndpointSlice => run::<EndpointSlice>(client, kind, changes, Object::from).await,
-        Kind::Node => run::<Node>(client, kind, changes, Object::from).await,
+        Kind::Service => run::<Trimmed<Service>>(client, kind, changes, Object::from).await,
+        Kind::EndpointSlice => run::<Trimmed<EndpointSlice>>(client, kind, changes, Object::from).await,
+        Kind::Node => run::<Trimmed<Node>>(client, kind, changes, Object::from).await,
         Kind::ServiceCidr => run::<ServiceCIDR>(client, kind, changes, Object::from).await,
         Kind::Pool => run_guarded::<IPAddressPool>(client, kind, changes).await,
         Kind::Advertisement => run_guarded::<Advertisement>(client, kind, changes).await,

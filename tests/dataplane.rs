@@ -179,7 +179,7 @@ fn plan(frontends: impl IntoIterator<Item = (Frontend, Forwarding)>) -> ServiceP
     };
     let vips = frontends.keys().filter_map(vip).collect();
     let hairpin = PODS.iter().chain(&PODS6).map(|pod| pod.parse().unwrap()).collect();
-    ServicePlan { frontends, vips, hairpin }
+    ServicePlan { frontends: frontends.into(), vips, hairpin }
 }
 
 /// A kernel that serves the plan.
@@ -310,7 +310,7 @@ fn s43_s44_node_ports_masquerade_and_local_policy_does_not() {
 fn s27_source_ranges() {
     on_site("s27_source_ranges", async |site| {
         let mut forwarding = same(balance(Masquerade::Always, &PODS));
-        forwarding.allowed_sources = Some(vec!["10.244.1.2/32".parse()?, "10.244.1.8/29".parse()?]);
+        forwarding.allowed_sources = Some(["10.244.1.2/32".parse()?, "10.244.1.8/29".parse()?].into());
         let _served = serve(site, plan([(vip("192.0.2.10"), forwarding)]));
         answered_by(&site.pods[0], at("192.0.2.10", 80)).await?;
         answered_by(&site.pods[2], at("192.0.2.10", 80)).await?;
@@ -551,7 +551,7 @@ fn a_restart_writes_nothing_and_cleanup_leaves_nothing() {
             from_outside: balance(Masquerade::Always, &PODS[..1]),
             ..same(balance(Masquerade::NonPods, &PODS))
         };
-        local.allowed_sources = Some(vec!["198.51.100.0/24".parse()?, "10.244.1.2/32".parse()?]);
+        local.allowed_sources = Some(["198.51.100.0/24".parse()?, "10.244.1.2/32".parse()?].into());
         let node_port =
             Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Sctp, port: 30080 };
         let plan = plan([

@@ -23,6 +23,15 @@ pub struct Announcer {
     /// Only Services that have something to announce or to withhold.
     of_services: BTreeMap<ServiceId, Announcements>,
     generation: u64,
+    /// What `of_services` withholds, until that changes.
+    withheld: Option<Arc<Vec<api::Withheld>>>,
+}
+
+/// What comes of facts that no single Service decides.
+pub struct Configured {
+    /// Every Service must be [`announce`](Announcer::announce)d again, and the speaker be told.
+    pub changed: bool,
+    pub problems: Vec<Problem>,
 }
 
 impl Announcer {
@@ -36,17 +45,19 @@ impl Announcer {
             of_node: Vec::new(),
             of_services: BTreeMap::new(),
             generation: 0,
+            withheld: None,
         }
     }
 
-    /// Takes over what no single Service decides; every Service must be [`announce`](Self::announce)d after it.
-    pub fn configure(&mut self, snapshot: &Snapshot) -> Vec<Problem> {
+    /// Takes over what no single Service decides.
+    pub fn configure(&mut self, snapshot: &Snapshot) -> Configured {
         let (peers, problems) = peers::selected(snapshot, &self.node, self.asn);
         let context = advertise::Context::new(snapshot, &self.node, &self.classes, &peers);
-        self.of_node = advertise::node(&context, snapshot);
-        self.peers = peers;
-        self.context = Some(context);
-        problems
+        let of_node = advertise::node(&context, snapshot);
+        let context = Some(context);
+        let changed = (&self.peers, &self.of_node, &self.context) != (&peers, &of_node, &context);
+        (self.peers, self.of_node, self.context) = (peers, of_node, context);
+        Configured { changed, problems }
     }
 
     /// Decides anew for one Service; `programmed` is the plan of it that the kernel runs. Says whether anything changed.
@@ -63,6 +74,7 @@ impl Announcer {
         if announcements.as_ref() == self.of_services.get(id) {
             return false;
         }
+        self.withheld = None;
         match announcements {
             Some(announcements) => self.of_services.insert(id.clone(), announcements),
             None => self.of_services.remove(id),
@@ -84,11 +96,13 @@ impl Announcer {
     }
 
     /// Addresses kept back, with the Service and the reason.
-    pub fn withheld(&self) -> Vec<api::Withheld> {
-        let of_service = |(id, announcements): (&ServiceId, &Announcements)| -> Vec<api::Withheld> {
-            announcements.withheld.iter().map(|withheld| entry(id, withheld)).collect()
+    pub fn withheld(&mut self) -> Arc<Vec<api::Withheld>> {
+        let all = || {
+            let of_services = self.of_services.iter();
+            let entries = of_services.flat_map(|(id, of)| of.withheld.iter().map(|each| entry(id, each)));
+            Arc::new(entries.collect())
         };
-        self.of_services.iter().flat_map(of_service).collect()
+        self.withheld.get_or_insert_with(all).clone()
     }
 }
 
@@ -101,13 +115,43 @@ fn entry(id: &ServiceId, withheld: &Withheld) -> api::Withheld {
     }
 }
 
-/// Prefixes that at least one peer is told, in order.
-pub fn prefixes(intent: &Intent) -> Vec<Prefix> {
-    let all: BTreeSet<Prefix> = intent.routes.values().flat_map(|routes| routes.keys().copied()).collect();
-    all.into_iter().collect()
+/// Prefixes that at least one peer is told.
+#[derive(Clone, Debug, Default)]
+pub struct Announced {
+    /// In order.
+    pub prefixes: Arc<Vec<Prefix>>,
+    /// Those that `prefixes` have, of both families together.
+    lengths: BTreeSet<u8>,
 }
 
-/// Whether routers may be sending traffic for `ip` here because of one of `prefixes` (sorted or not).
-pub fn attracts(prefixes: &[Prefix], ip: &IpAddr) -> bool {
-    prefixes.iter().any(|prefix| prefix.contains(ip))
+impl Announced {
+    pub fn by(intent: &Intent) -> Announced {
+        let all: BTreeSet<Prefix> =
+            intent.routes.values().flat_map(|routes| routes.keys().copied()).collect();
+        let lengths = all.iter().map(Prefix::prefix_len).collect();
+        Announced { prefixes: Arc::new(all.into_iter().collect()), lengths }
+    }
+
+    /// Whether routers may be sending traffic for `ip` here.
+    pub fn attracts(&self, ip: &IpAddr) -> bool {
+        let covering = self.lengths.iter().filter_map(|length| Prefix::new(*ip, *length).ok());
+        covering.into_iter().any(|prefix| self.prefixes.binary_search(&prefix.trunc()).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_within_announced_prefixes_attract_traffic() {
+        let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+        let told = ["192.0.2.16/28", "192.0.2.1/32", "2001:db8::/112"].map(prefix);
+        let routes = told.into_iter().map(|prefix| (prefix, Default::default())).collect();
+        let intent = Intent { routes: [("tor".into(), Arc::new(routes))].into(), ..Intent::default() };
+        let announced = Announced::by(&intent);
+        let attracts = |ip: &str| announced.attracts(&ip.parse().unwrap());
+        assert!(["192.0.2.1", "192.0.2.16", "192.0.2.31", "2001:db8::ffff"].into_iter().all(attracts));
+        assert!(!["192.0.2.2", "192.0.2.32", "2001:db8::1:0", "::"].into_iter().any(attracts));
+    }
 }

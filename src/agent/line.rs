@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use ipnet::IpNet;
-use portolan_bgp::Prefix;
 use portolan_index::{Change, Dirty, Index};
 use portolan_model::{Name, Problem, ServiceId, Snapshot};
 use portolan_plan::complaints::Complaints;
@@ -16,7 +15,7 @@ use portolan_plan::localhost::Listeners;
 use portolan_plan::{Classes, node_ports, peers, routes, service};
 use tokio::sync::{mpsc, watch};
 
-use super::announcer::{self, Announcer};
+use super::announcer::{Announced, Announcer};
 use super::connections::Connections;
 use super::here::Here;
 use super::meter::Meter;
@@ -42,7 +41,7 @@ pub struct Line {
     here: Here,
     programmer: Programmer,
     announcer: Announcer,
-    announced: Arc<Vec<Prefix>>,
+    announced: Announced,
     /// No turn was made yet.
     is_new: bool,
     /// The node's addresses are to be read again.
@@ -105,7 +104,7 @@ impl Line {
             node,
             config,
             changed_config,
-            announced: Arc::default(),
+            announced: Announced::default(),
             is_new: true,
             addresses_changed: true,
             of_peers: Vec::new(),
@@ -173,28 +172,32 @@ impl Line {
             touched.all |= self.see_node(snapshot) || first;
             self.programmer.routes_due = true;
         }
-        if touched.cluster {
-            self.of_peers = self.announcer.configure(snapshot);
-        }
+        let reconfigured = touched.cluster && self.configure(snapshot);
         if touched.cluster || touched.problems {
             self.say(snapshot);
         }
         touched.services.extend(self.programmer.tables.due(now));
-        let all = self.all_services(snapshot, &touched);
+        let all = match touched.all || reconfigured {
+            true => self.all_services(snapshot, &touched.services),
+            false => BTreeSet::new(),
+        };
         let to_plan = if touched.all { &all } else { &touched.services };
-        let to_announce = if touched.cluster { &all } else { to_plan };
+        let to_announce = if reconfigured { &all } else { to_plan };
 
         // A turn that hangs shows as a change that waits.
         self.health.send_modify(|health| health.waits_since(now));
         let announced_before = self.announced.clone();
-        self.announce(snapshot, to_announce, touched.cluster);
+        self.announce(snapshot, to_announce, reconfigured);
         self.plan(snapshot, to_plan, &announced_before, now);
         self.programmer.connections.touch(to_plan);
         self.write(snapshot, now).await;
         self.measure(to_plan, touched.all, now);
-        self.announce(snapshot, to_announce, touched.cluster);
+        self.announce(snapshot, to_announce, reconfigured);
         self.tell(snapshot);
         self.check_up(snapshot, to_plan);
+        if touched.all {
+            return_memory();
+        }
     }
 
     /// Takes over this node's own facts; says whether every Service must be planned again.
@@ -205,26 +208,30 @@ impl Line {
         changed
     }
 
-    /// Every Service that is or was, where a change is about more than single ones.
-    fn all_services(&self, snapshot: &Snapshot, touched: &Touched) -> BTreeSet<ServiceId> {
-        if !touched.all && !touched.cluster {
-            return BTreeSet::new();
-        }
+    /// Takes over what decides over announcements besides Services; says whether all are to be decided anew.
+    fn configure(&mut self, snapshot: &Snapshot) -> bool {
+        let configured = self.announcer.configure(snapshot);
+        self.of_peers = configured.problems;
+        configured.changed
+    }
+
+    /// Every Service that is or was: for changes that are about more than single ones.
+    fn all_services(&self, snapshot: &Snapshot, touched: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
         let programmed = self.programmer.tables.services();
-        snapshot.services.keys().chain(programmed).chain(&touched.services).cloned().collect()
+        snapshot.services.keys().chain(programmed).chain(touched).cloned().collect()
     }
 
     /// Hands the speaker what the kernel's present state allows.
-    fn announce(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>, cluster: bool) {
-        let mut changed = cluster;
+    fn announce(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>, reconfigured: bool) {
+        let mut changed = reconfigured;
         for id in services {
             let served = self.programmer.tables.served(id);
             changed |= self.announcer.announce(snapshot, id, served.as_deref());
         }
         if changed {
             let intent = self.announcer.intent();
-            self.announced = Arc::new(announcer::prefixes(&intent));
-            self.meter.announced(self.announced.len());
+            self.announced = Announced::by(&intent);
+            self.meter.announced(self.announced.prefixes.len());
             self.intent.send_replace(Arc::new(intent));
         }
     }
@@ -234,7 +241,7 @@ impl Line {
         &mut self,
         snapshot: &Snapshot,
         services: &BTreeSet<ServiceId>,
-        announced: &[Prefix],
+        announced: &Announced,
         now: Instant,
     ) {
         let mut moved = false;
@@ -246,7 +253,7 @@ impl Line {
             let both = service.and_then(|service| Some((&**service, wanted.as_deref()?)));
             self.localhost.send_if_modified(|listeners| listeners.set(id, both, &loopback));
             moved |= self.here.see_vips(id, wanted.as_deref());
-            let is_announced = |ip: &IpAddr| announcer::attracts(announced, ip);
+            let is_announced = |ip: &IpAddr| announced.attracts(ip);
             self.programmer.tables.plan(id, created, wanted, is_announced, now);
         }
         if moved {
@@ -293,9 +300,10 @@ impl Line {
 
     /// What the health servers answer from now on (S58–S61).
     fn check_up(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>) {
+        let mut ports_changed = false;
         for id in services {
             let service = snapshot.services.get(id).map(|service| &**service);
-            self.health_ports.set(id, service, &self.here.view);
+            ports_changed |= self.health_ports.set(id, service, &self.here.view);
         }
         let node = snapshot.nodes.get(&self.node);
         let unwritten = self.programmer.is_unwritten();
@@ -310,13 +318,13 @@ impl Line {
                 health.applied();
             }
             health.addresses = addresses;
-            if health.ports != self.health_ports {
+            if ports_changed {
                 health.ports = self.health_ports.clone();
             }
         });
     }
 
-    fn tell(&self, snapshot: &Snapshot) {
+    fn tell(&mut self, snapshot: &Snapshot) {
         let node = snapshot.nodes.get(&self.node);
         let unwritten = self.programmer.is_unwritten();
         let report = LineReport {
@@ -325,8 +333,8 @@ impl Line {
             error: self.programmer.error().map(str::to_owned),
             local_asn: self.config.bgp.asn,
             router_id: node.map(|node| peers::router_id(node)),
-            announced: self.announced.clone(),
-            withheld: Arc::new(self.announcer.withheld()),
+            announced: self.announced.prefixes.clone(),
+            withheld: self.announcer.withheld(),
         };
         self.report.send_if_modified(|last| {
             let changed = *last != report;
@@ -343,6 +351,15 @@ impl Touched {
         self.cluster |= dirty.policy || dirty.service_cidrs || !dirty.nodes.is_empty();
         self.problems |= dirty.problems;
         self.services.extend(dirty.services);
+    }
+}
+
+/// What a turn about everything leaves free goes back to the system: the GNU allocator would keep most of it.
+fn return_memory() {
+    // SAFETY: it has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

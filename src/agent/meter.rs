@@ -18,11 +18,19 @@ pub struct Meter {
     /// When what the line is about to program happened (S67).
     triggers: Vec<Timestamp>,
     lacking: BTreeMap<ServiceId, BTreeSet<(Family, bool)>>,
+    /// How many of `lacking` have each.
+    lack: BTreeMap<(Family, bool), usize>,
 }
 
 impl Meter {
     pub fn new(metrics: Arc<Metrics>) -> Meter {
-        Meter { metrics, started: Timestamp::now(), triggers: Vec::new(), lacking: BTreeMap::new() }
+        Meter {
+            metrics,
+            started: Timestamp::now(),
+            triggers: Vec::new(),
+            lacking: BTreeMap::new(),
+            lack: BTreeMap::new(),
+        }
     }
 
     /// A change came that is to be programmed.
@@ -72,13 +80,20 @@ impl Meter {
         self.metrics.synced();
         self.observe_triggers(Timestamp::now());
         for (id, plan) in plans {
-            match plan.map(lacks_local).filter(|lacking| !lacking.is_empty()) {
-                Some(lacking) => self.lacking.insert(id.clone(), lacking),
-                None => self.lacking.remove(id),
-            };
+            self.lacks(id, plan.map(lacks_local).unwrap_or_default());
         }
-        let lacking = &self.lacking;
-        self.metrics.no_local(|ip, inside| lacking.values().filter(|l| l.contains(&(ip, inside))).count());
+        self.metrics.no_local(|ip, inside| self.lack.get(&(ip, inside)).copied().unwrap_or_default());
+    }
+
+    fn lacks(&mut self, id: &ServiceId, now: BTreeSet<(Family, bool)>) {
+        now.iter().for_each(|what| *self.lack.entry(*what).or_default() += 1);
+        let before = match now.is_empty() {
+            true => self.lacking.remove(id),
+            false => self.lacking.insert(id.clone(), now),
+        };
+        for what in before.unwrap_or_default() {
+            self.lack.entry(what).and_modify(|count| *count = count.saturating_sub(1));
+        }
     }
 
     fn observe_triggers(&mut self, now: Timestamp) {

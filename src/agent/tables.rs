@@ -85,9 +85,9 @@ impl Tables {
         if plan.frontends.keys().all(is_served) {
             return Some(Cow::Borrowed(plan));
         }
-        let mut part = plan.clone();
-        part.frontends.retain(|frontend, _| is_served(frontend));
-        Some(Cow::Owned(part))
+        let served = plan.frontends.iter().filter(|(frontend, _)| is_served(frontend));
+        let frontends = served.map(|(frontend, forwarding)| (*frontend, forwarding.clone())).collect();
+        Some(Cow::Owned(ServicePlan { frontends, ..plan.clone() }))
     }
 
     pub fn settings(&self) -> &Settings {

@@ -33,7 +33,7 @@ impl<'a> Node<'a> {
             services.map(|(id, wanted)| (id.clone(), Arc::new(service::plan(wanted, &here.view)))).collect();
         let mut announcer =
             Announcer::new(name.clone(), cluster.config.bgp.asn, (&cluster.config.classes).into());
-        let of_peers = announcer.configure(&cluster.snapshot);
+        let of_peers = announcer.configure(&cluster.snapshot).problems;
         for (id, plan) in &plans {
             announcer.announce(&cluster.snapshot, id, Some(plan));
         }

@@ -27,7 +27,9 @@ fn features(family: Family) -> ServicePlan {
     let ips = ips(family);
     let local = Forwarding {
         from_outside: balance(Masquerade::Never, &pods[..1]),
-        allowed_sources: Some(vec![ipnet::IpNet::from(at(client, 0).ip()), "10.244.1.0/30".parse().unwrap()]),
+        allowed_sources: Some(
+            [ipnet::IpNet::from(at(client, 0).ip()), "10.244.1.0/30".parse().unwrap()].into(),
+        ),
         ..same(balance(Masquerade::NonPods, &pods))
     };
     let none_here = Forwarding { from_outside: Action::Drop, ..same(balance(Masquerade::Always, &pods)) };
@@ -47,13 +49,13 @@ fn features(family: Family) -> ServicePlan {
 
 fn with_affinity(family: Family) -> ServicePlan {
     let pods = if family == Family::Ipv4 { PODS } else { PODS6 };
-    let mut plan = features(family);
-    let frontend = vip(ips(family)[3]);
-    for (port, seconds) in [(80, 10800), (81, 30)] {
+    let plan = features(family);
+    let affine = [(80, 10800), (81, 30)].map(|(port, seconds)| {
         let forwarding = affine(balance(Masquerade::NonPods, &pods), seconds);
-        plan.frontends.insert(Frontend { port, ..frontend }, forwarding);
-    }
-    plan
+        (Frontend { port, ..vip(ips(family)[3]) }, forwarding)
+    });
+    let frontends = plan.frontends.iter().map(|(frontend, forwarding)| (*frontend, forwarding.clone()));
+    ServicePlan { frontends: frontends.chain(affine).collect(), ..plan.clone() }
 }
 
 /// Loads what nft lists of the table in place of everything; `without` leaves lines out.

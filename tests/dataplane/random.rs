@@ -86,7 +86,7 @@ fn forwarding(u: &mut Unstructured, family: Family) -> Result<Forwarding> {
         2 => Some(vec![only(pods(family)[0]), only(client)]),
         _ => None,
     };
-    Ok(Forwarding { from_cluster, from_outside, allowed_sources })
+    Ok(Forwarding { from_cluster, from_outside, allowed_sources: allowed_sources.map(Into::into) })
 }
 
 fn service(u: &mut Unstructured) -> Result<ServicePlan> {

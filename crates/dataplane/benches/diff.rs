@@ -1,6 +1,5 @@
 //! What finding the changes of one Service costs, by how many others there are: it must not matter.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -84,7 +83,7 @@ fn plan(service: u32, first: u32, endpoints: u32) -> Arc<ServicePlan> {
     let mut backends: Vec<SocketAddr> = backends.collect();
     backends.sort();
     let action = Action::Balance(Balance {
-        backends,
+        backends: backends.into(),
         affinity: None,
         masquerade: Masquerade::NonPods,
         scheduler: Scheduler::Random,
@@ -92,8 +91,8 @@ fn plan(service: u32, first: u32, endpoints: u32) -> Arc<ServicePlan> {
     let forwarding = Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None };
     let frontend = Frontend { address: Address::Vip(vip), protocol: Protocol::Tcp, port: 80 };
     Arc::new(ServicePlan {
-        frontends: BTreeMap::from([(frontend, forwarding)]),
-        vips: BTreeSet::from([vip]),
-        hairpin: BTreeSet::new(),
+        frontends: [(frontend, forwarding)].into(),
+        vips: [vip].into(),
+        hairpin: Default::default(),
     })
 }

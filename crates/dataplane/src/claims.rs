@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portolan_model::{Address, Family, Forwarding, Frontend, Protocol, ServiceId, ServicePlan};
+use portolan_model::{Address, Family, Forwarding, Frontend, Protocol, ServiceId, ServicePlan, SortedSet};
 
 use crate::key::Key;
 
@@ -222,8 +222,8 @@ fn claims<'a>(
 fn recount(
     counts: &mut BTreeMap<IpAddr, u32>,
     family: Family,
-    before: &BTreeSet<IpAddr>,
-    after: &BTreeSet<IpAddr>,
+    before: &SortedSet<IpAddr>,
+    after: &SortedSet<IpAddr>,
     dirty: &mut BTreeSet<IpAddr>,
 ) {
     for address in after.difference(before).filter(|ip| Family::of(ip) == family) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use portolan_model::{Allocation, Map, Name, Problem, Service, ServiceId, Snapshot};
 
 use crate::change::Value;
+use crate::names::Names;
 use crate::slices::Slices;
 use crate::{Change, Dirty, Key, Kind, Object};
 
@@ -19,6 +20,7 @@ pub struct Index {
     /// The snapshot has allocations by address, the watch names objects.
     allocation_names: BTreeMap<Name, IpAddr>,
     problems: BTreeMap<(Kind, Key), Vec<Problem>>,
+    names: Names,
 }
 
 impl Index {
@@ -30,6 +32,7 @@ impl Index {
             slices: Slices::default(),
             allocation_names: BTreeMap::new(),
             problems: BTreeMap::new(),
+            names: Names::default(),
         }
     }
 
@@ -65,11 +68,14 @@ impl Index {
     }
 
     fn insert(&mut self, object: Object, dirty: &mut Dirty) {
-        let Object { kind, key, value, problems, seen: _ } = object;
+        let Object { kind, mut key, value, problems, seen: _ } = object;
+        key.namespace.iter_mut().for_each(|namespace| self.names.share(namespace));
         self.set_problems(kind, &key, problems, dirty);
         match value {
             Value::Service(service) => self.put_service(*service, dirty),
-            Value::EndpointSlice(service, slice) => {
+            Value::EndpointSlice(mut service, mut slice) => {
+                self.names.share(&mut service.namespace);
+                self.names.share_slice(Arc::make_mut(&mut slice));
                 let changed = self.slices.insert(&key, service, slice);
                 self.join(changed, dirty);
             }
@@ -161,6 +167,7 @@ impl Index {
     }
 
     fn put_service(&mut self, mut service: Service, dirty: &mut Dirty) {
+        self.names.share_service(&mut service);
         service.slices = self.slices.of(&service.id);
         let id = service.id.clone();
         if put(&mut self.snapshot.services, &id, Arc::new(service)) {
@@ -180,9 +187,9 @@ impl Index {
     /// Gives Services whose slices changed their new ones.
     fn join(&mut self, changed: impl IntoIterator<Item = ServiceId>, dirty: &mut Dirty) {
         for id in changed {
-            let Some(service) = self.snapshot.services.get(&id) else { continue };
-            let service = Service { slices: self.slices.of(&id), ..Service::clone(service) };
-            self.snapshot.services.insert_mut(id.clone(), Arc::new(service));
+            // In place, unless somebody still looks at an earlier snapshot.
+            let Some(service) = self.snapshot.services.get_mut(&id) else { continue };
+            Arc::make_mut(service).slices = self.slices.of(&id);
             dirty.services.insert(id);
         }
     }

@@ -17,6 +17,7 @@ mod allocation;
 mod change;
 mod index;
 mod manifest;
+mod names;
 mod node;
 mod policy;
 mod problems;

@@ -27,7 +27,7 @@ impl From<KubeNode> for Object {
         let parsed = Node {
             name: key.name.clone(),
             uid: node.metadata.uid.as_deref().unwrap_or_default().into(),
-            zone: labels.get(ZONE_LABEL).cloned(),
+            zone: labels.at(ZONE_LABEL).cloned(),
             labels,
             internal_ips: addresses(status, "InternalIP", &mut problems),
             external_ips: addresses(status, "ExternalIP", &mut problems),

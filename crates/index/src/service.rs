@@ -111,6 +111,7 @@ fn cluster_ips(spec: &ServiceSpec, problems: &mut Problems) -> Vec<IpAddr> {
             }
         }
     }
+    ips.shrink_to_fit();
     ips
 }
 
@@ -120,7 +121,8 @@ fn families(spec: &ServiceSpec, cluster_ips: &[IpAddr]) -> Vec<Family> {
         "IPv6" => Some(Family::Ipv6),
         _ => None,
     };
-    let listed: Vec<Family> = spec.ip_families.iter().flatten().filter_map(family).collect();
+    let mut listed: Vec<Family> = spec.ip_families.iter().flatten().filter_map(family).collect();
+    listed.shrink_to_fit();
     if listed.is_empty() { cluster_ips.iter().map(Family::of).collect() } else { listed }
 }
 

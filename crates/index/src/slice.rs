@@ -47,10 +47,15 @@ fn parse(slice: &KubeSlice, key: &Key, problems: &mut Problems) -> Option<Value>
     let slice = EndpointSlice {
         name: key.name.clone(),
         family,
-        ports: ports.filter_map(|(at, each)| port(at, each, problems)).collect(),
-        endpoints: endpoints.filter_map(|(at, each)| endpoint(at, each, family, problems)).collect(),
+        ports: fitting(ports.filter_map(|(at, each)| port(at, each, problems))),
+        endpoints: fitting(endpoints.filter_map(|(at, each)| endpoint(at, each, family, problems))),
     };
     Some(Value::EndpointSlice(service, Arc::new(slice)))
+}
+
+/// Without room to grow: there are many of these, and none ever does.
+fn fitting<T>(values: impl Iterator<Item = T>) -> Vec<T> {
+    values.collect::<Box<[T]>>().into_vec()
 }
 
 /// Ports without a name or a number are no ports (S8).

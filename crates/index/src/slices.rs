@@ -10,13 +10,18 @@ use crate::Key;
 /// Invariant: `owners` has exactly the slices of `by_service`.
 #[derive(Clone, Debug, Default)]
 pub struct Slices {
-    by_service: BTreeMap<ServiceId, BTreeMap<Name, Arc<EndpointSlice>>>,
+    /// By Service and name.
+    by_service: BTreeMap<(ServiceId, Name), Arc<EndpointSlice>>,
     owners: BTreeMap<Key, ServiceId>,
 }
 
 impl Slices {
     pub fn of(&self, service: &ServiceId) -> Vec<Arc<EndpointSlice>> {
-        self.by_service.get(service).map(|slices| slices.values().cloned().collect()).unwrap_or_default()
+        let from = (service.clone(), Name::default());
+        let of_service = self.by_service.range(from..).take_while(|((id, _), _)| id == service);
+        let mut slices: Vec<_> = of_service.map(|(_, slice)| slice.clone()).collect();
+        slices.shrink_to_fit();
+        slices
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
@@ -29,23 +34,18 @@ impl Slices {
         if self.owners.get(key).is_some_and(|owner| *owner != service) {
             changed.extend(self.remove(key));
         }
-        let slices = self.by_service.entry(service.clone()).or_default();
-        if slices.get(&key.name) != Some(&slice) {
-            slices.insert(key.name.clone(), slice);
-            self.owners.insert(key.clone(), service.clone());
-            changed.push(service);
+        let place = (service, key.name.clone());
+        if self.by_service.get(&place) != Some(&slice) {
+            self.owners.insert(key.clone(), place.0.clone());
+            changed.push(place.0.clone());
+            self.by_service.insert(place, slice);
         }
         changed
     }
 
     pub fn remove(&mut self, key: &Key) -> Option<ServiceId> {
         let service = self.owners.remove(key)?;
-        if let Some(slices) = self.by_service.get_mut(&service) {
-            slices.remove(&key.name);
-            if slices.is_empty() {
-                self.by_service.remove(&service);
-            }
-        }
+        self.by_service.remove(&(service.clone(), key.name.clone()));
         Some(service)
     }
 }

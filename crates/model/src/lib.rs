@@ -16,6 +16,7 @@ mod plan;
 mod policy;
 mod problem;
 mod service;
+mod sorted;
 
 pub use allocations::{Allocations, next, previous};
 pub use cluster::{Detector, Map, Node, ServiceCidr, Set, Snapshot};
@@ -30,3 +31,4 @@ pub use service::{
     Endpoint, EndpointSlice, FamilyPolicy, IngressIp, IpMode, Protocol, Service, ServicePort, ServiceType,
     TrafficPolicy,
 };
+pub use sorted::{SortedMap, SortedSet};

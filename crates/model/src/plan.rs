@@ -3,14 +3,14 @@
 //! All Kubernetes policy (traffic policies, readiness, terminating fallback, topology) is decided above these
 //! types, and no backend decides any of it again.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{Family, Protocol};
+use crate::{Family, Protocol, SortedMap, SortedSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
@@ -66,8 +66,8 @@ pub enum Scheduler {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Balance {
-    /// Never empty; sorted, no duplicates, all of the frontend's family.
-    pub backends: Vec<Backend>,
+    /// Never empty; sorted, no duplicates, all of the frontend's family. Shared among the frontends of one port.
+    pub backends: Arc<[Backend]>,
     /// ClientIP affinity timeout (S41).
     pub affinity: Option<Duration>,
     pub masquerade: Masquerade,
@@ -91,17 +91,17 @@ pub struct Forwarding {
     /// Everyone else; equal to `from_cluster` except under externalTrafficPolicy Local.
     pub from_outside: Action,
     /// When given, sources outside these ranges are dropped before anything else (S27).
-    pub allowed_sources: Option<Vec<IpNet>>,
+    pub allowed_sources: Option<Arc<[IpNet]>>,
 }
 
 /// Everything one node does for one Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    pub frontends: BTreeMap<Frontend, Forwarding>,
+    pub frontends: SortedMap<Frontend, Forwarding>,
     /// VIPs whose other ports are refused (S17): ClusterIPs and load-balancer IPs. Never a node's own address (S28).
-    pub vips: std::collections::BTreeSet<IpAddr>,
+    pub vips: SortedSet<IpAddr>,
     /// This node's own backends: a pod that reaches itself through the Service is masqueraded (S46).
-    pub hairpin: std::collections::BTreeSet<IpAddr>,
+    pub hairpin: SortedSet<IpAddr>,
 }
 
 impl ServicePlan {

@@ -1,15 +1,14 @@
 //! What administrators wrote in our custom resources, parsed and validated (vips.md 2).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use portolan_bgp::{Community, PeerAsn};
 
-use crate::{Family, Name, ObjectId, ServiceId};
+use crate::{Family, Name, ObjectId, ServiceId, SortedMap};
 
-pub type Labels = BTreeMap<Name, Name>;
+pub type Labels = SortedMap<Name, Name>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use portolan_model::{Backend, Endpoint, Family, Service, ServicePort};
 
@@ -12,9 +13,9 @@ use crate::NodeView;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usable {
     /// For policy Cluster (S30, S33–S37). Empty only when nothing is usable anywhere (S38).
-    pub cluster: Vec<Backend>,
+    pub cluster: Arc<[Backend]>,
     /// For policy Local (S31).
-    pub local: Vec<Backend>,
+    pub local: Arc<[Backend]>,
     /// Addresses of this node's own endpoints in either list (S46).
     pub here: Vec<IpAddr>,
     /// There are endpoints and none is on any node: policy Local cannot mean anything (A39).
@@ -135,6 +136,6 @@ fn hinted<'a, T: PartialEq + 'a>(
     (!chosen.is_empty()).then_some(chosen)
 }
 
-fn addresses(candidates: &[Candidate<'_>]) -> Vec<Backend> {
+fn addresses(candidates: &[Candidate<'_>]) -> Arc<[Backend]> {
     candidates.iter().map(|candidate| candidate.backend).collect()
 }

@@ -25,8 +25,12 @@ pub fn labels(text: &str) -> Labels {
 
 /// `k=v ...` as a selector: every label must be there.
 pub fn selector(text: &str) -> LabelSelector {
-    let requirement = |(key, value)| Requirement { key, operator: Operator::In, values: vec![value] };
-    LabelSelector(labels(text).into_iter().map(requirement).collect())
+    let requirement = |(key, value): (&Name, &Name)| Requirement {
+        key: key.clone(),
+        operator: Operator::In,
+        values: vec![value.clone()],
+    };
+    LabelSelector(labels(text).iter().map(requirement).collect())
 }
 
 /// `web`, of type LoadBalancer, with port 80 and node port 30080, and no endpoint.
@@ -126,7 +130,7 @@ pub fn node(name: &str, number: u8) -> Node {
 pub fn peer(name: &str) -> Peer {
     Peer {
         name: name.into(),
-        labels: Labels::new(),
+        labels: Labels::default(),
         address: ip("172.18.0.254"),
         port: 179,
         peer_asn: PeerAsn::Number(64500),
@@ -145,7 +149,7 @@ pub fn peer(name: &str) -> Peer {
 pub fn pool(name: &str, ranges: &str) -> Pool {
     Pool {
         name: name.into(),
-        labels: Labels::new(),
+        labels: Labels::default(),
         created: 0,
         addresses: self::ranges(ranges),
         exclude: vec![],
@@ -175,7 +179,7 @@ pub fn render(plan: &ServicePlan) -> String {
             out += &format!("; outside: {}", action(&forwarding.from_outside));
         }
         if let Some(sources) = &forwarding.allowed_sources {
-            out += &format!("; only from [{}]", join(sources));
+            out += &format!("; only from [{}]", join(sources.iter()));
         }
         out += "\n";
     }
@@ -188,7 +192,7 @@ fn action(action: &Action) -> String {
         Action::Drop => "drop".into(),
         Action::Balance(balance) => {
             let affinity = balance.affinity.map_or(String::new(), |time| format!(", affinity {time:?}"));
-            format!("{}, masquerade {:?}{affinity}", join(&balance.backends), balance.masquerade)
+            format!("{}, masquerade {:?}{affinity}", join(balance.backends.iter()), balance.masquerade)
         }
     }
 }

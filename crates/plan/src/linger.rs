@@ -80,13 +80,15 @@ impl Linger {
 
 /// The kept frontends with what belongs to them: their VIPs' other ports stay refused, their local pods masqueraded.
 fn as_plan(kept: &BTreeMap<Frontend, Kept>) -> Option<ServicePlan> {
-    let mut plan = ServicePlan::default();
-    for (frontend, entry) in kept {
-        plan.frontends.extend(entry.forwarding(frontend).map(|forwarding| (*frontend, forwarding)));
-        let is_kept = |vip: &&IpAddr| frontend.address == Address::Vip(**vip);
-        plan.vips.extend(entry.plan.vips.iter().filter(is_kept));
-        plan.hairpin.extend(&entry.plan.hairpin);
-    }
+    let forwarding = |(frontend, entry): (&Frontend, &Kept)| Some((*frontend, entry.forwarding(frontend)?));
+    let vips = kept.iter().flat_map(|(frontend, entry)| {
+        entry.plan.vips.iter().filter(move |vip| frontend.address == Address::Vip(**vip))
+    });
+    let plan = ServicePlan {
+        frontends: kept.iter().filter_map(forwarding).collect(),
+        vips: vips.copied().collect(),
+        hairpin: kept.values().flat_map(|entry| &entry.plan.hairpin).copied().collect(),
+    };
     (!plan.frontends.is_empty()).then_some(plan)
 }
 
@@ -156,8 +158,9 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
         let start = Instant::now();
         let mut old = plan(&["192.0.2.1"]);
-        let other = Frontend { port: 443, ..frontend("192.0.2.1") };
-        old.frontends.insert(other, old.frontends[&frontend("192.0.2.1")].clone());
+        let of = |port| Frontend { port, ..frontend("192.0.2.1") };
+        let forwarding = old.frontends.get(&of(80)).unwrap().clone();
+        old.frontends = [(of(80), forwarding.clone()), (of(443), forwarding)].into();
         assert_eq!(
             linger.plan(&id, Some(&Arc::new(old)), Some(&plan(&["192.0.2.1"])), |_| true, start),
             None

@@ -117,7 +117,7 @@ fn listeners(
 }
 
 fn listener(service: &Service, balance: &Balance) -> Listener {
-    let Balance { backends, affinity, .. } = balance.clone();
+    let (backends, affinity) = (balance.backends.to_vec(), balance.affinity);
     Listener { service: service.id.clone(), uid: service.uid.clone(), backends, affinity }
 }
 

@@ -1,7 +1,8 @@
 //! What one node does with the packets of one Service: all of Kubernetes' Service policy, decided once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use portolan_model::{
@@ -33,7 +34,7 @@ pub struct NodeView {
 
 /// The plan of a Service on a node. A family without a cluster IP has none (S6).
 pub fn plan(service: &Service, node: &NodeView) -> ServicePlan {
-    let mut plan = ServicePlan::default();
+    let mut plan = Draft::default();
     for family in Family::ALL.into_iter().filter(|family| node.lacks != Some(*family)) {
         let Some(cluster_ip) = service.cluster_ip(family) else { continue };
         let vips = Vips::of(service, family, cluster_ip, node);
@@ -43,7 +44,15 @@ pub fn plan(service: &Service, node: &NodeView) -> ServicePlan {
             plan_port(&mut plan, &vips, service, port, node);
         }
     }
-    plan
+    ServicePlan { frontends: plan.frontends.into(), vips: plan.vips.into(), hairpin: plan.hairpin.into() }
+}
+
+/// A plan that is being made.
+#[derive(Default)]
+struct Draft {
+    frontends: BTreeMap<Frontend, Forwarding>,
+    vips: BTreeSet<IpAddr>,
+    hairpin: BTreeSet<IpAddr>,
 }
 
 /// The (family, whether for clients inside) in which a policy Local finds nothing here though there is something elsewhere:
@@ -81,7 +90,7 @@ impl Vips {
     }
 }
 
-fn plan_port(plan: &mut ServicePlan, vips: &Vips, service: &Service, port: &ServicePort, node: &NodeView) {
+fn plan_port(plan: &mut Draft, vips: &Vips, service: &Service, port: &ServicePort, node: &NodeView) {
     let usable = endpoints::usable(service, port, vips.family, node);
     let mut serve = |address, number, forwarding: &Forwarding| {
         let frontend = Frontend { address, protocol: port.protocol, port: number };
@@ -156,10 +165,10 @@ fn to_local(service: &Service, usable: &Usable, masquerade: Masquerade) -> Actio
     }
 }
 
-fn balance(service: &Service, backends: &[Backend], masquerade: Masquerade) -> Action {
+fn balance(service: &Service, backends: &Arc<[Backend]>, masquerade: Masquerade) -> Action {
     let affinity = service.affinity;
     Action::Balance(Balance {
-        backends: backends.to_vec(),
+        backends: backends.clone(),
         affinity,
         masquerade,
         scheduler: Scheduler::Random,
@@ -167,7 +176,7 @@ fn balance(service: &Service, backends: &[Backend], masquerade: Masquerade) -> A
 }
 
 /// Source ranges guard load-balancer IPs only; a family for which none is given is closed (S27).
-fn allowed_sources(service: &Service, vips: &Vips, node: &NodeView) -> Option<Vec<IpNet>> {
+fn allowed_sources(service: &Service, vips: &Vips, node: &NodeView) -> Option<Arc<[IpNet]>> {
     let ranges = service.source_ranges.as_ref()?;
     let of_family = ranges.iter().filter(|range| Family::of(&range.addr()) == vips.family);
     let mut allowed: Vec<IpNet> = of_family.map(IpNet::trunc).collect();
@@ -177,7 +186,7 @@ fn allowed_sources(service: &Service, vips: &Vips, node: &NodeView) -> Option<Ve
     }
     allowed.sort();
     allowed.dedup();
-    Some(allowed)
+    Some(allowed.into())
 }
 
 #[cfg(test)]

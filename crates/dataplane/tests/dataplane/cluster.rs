@@ -131,11 +131,11 @@ fn forwarding(u: &mut Unstructured, family: Family) -> Result<Forwarding> {
         2 => Some(vec![ipnet::IpNet::from(ip(family, CLIENT, 1)), ipnet::IpNet::from(ip(family, CLIENT, 0))]),
         _ => None,
     };
-    Ok(Forwarding { from_cluster, from_outside, allowed_sources })
+    Ok(Forwarding { from_cluster, from_outside, allowed_sources: allowed_sources.map(Into::into) })
 }
 
 pub fn plan(u: &mut Unstructured) -> Result<ServicePlan> {
-    let mut plan = ServicePlan::default();
+    let (mut vips, mut frontends, mut hairpin) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     for _ in 0..u.int_in_range(0..=4)? {
         let family = *u.choose(&Family::ALL)?;
         let address = match u.int_in_range(0..=4)? {
@@ -145,15 +145,15 @@ pub fn plan(u: &mut Unstructured) -> Result<ServicePlan> {
             _ => Address::Vip(ip(family, VIP, u.int_in_range(1..=3)?)),
         };
         if let (Address::Vip(vip), true) = (address, u.ratio(2, 3)?) {
-            plan.vips.insert(vip);
+            vips.insert(vip);
         }
         let frontend = Frontend { address, protocol: *u.choose(&PROTOCOLS)?, port: *u.choose(&PORTS)? };
-        plan.frontends.insert(frontend, forwarding(u, family)?);
+        frontends.insert(frontend, forwarding(u, family)?);
         if u.arbitrary()? {
-            plan.hairpin.insert(ip(family, POD, u.int_in_range(1..=3)?));
+            hairpin.insert(ip(family, POD, u.int_in_range(1..=3)?));
         }
     }
-    Ok(plan)
+    Ok(ServicePlan { frontends: frontends.into(), vips: vips.into(), hairpin: hairpin.into() })
 }
 
 fn service(u: &mut Unstructured) -> Result<ServiceId> {

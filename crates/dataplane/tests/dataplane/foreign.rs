@@ -1,6 +1,5 @@
 //! Whatever somebody else did to our table, one writing later it is as wanted (invariant 5).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use portolan_dataplane::{Dataplane, Settings};
@@ -24,14 +23,14 @@ fn dataplane(count: u8) -> Dataplane {
     let forwarding = Forwarding {
         from_cluster: balance(Masquerade::NonPods),
         from_outside: balance(Masquerade::Always),
-        allowed_sources: Some(vec!["10.9.0.0/24".parse().unwrap()]),
+        allowed_sources: Some(["10.9.0.0/24".parse().unwrap()].into()),
     };
     let vip = ip(family, 96, 1);
     let frontend = Frontend { address: Address::Vip(vip), protocol: Protocol::Tcp, port: 80 };
     let plan = ServicePlan {
         frontends: [(frontend, forwarding)].into(),
         vips: [vip].into(),
-        hairpin: BTreeSet::from([ip(family, 244, 1)]),
+        hairpin: [ip(family, 244, 1)].into(),
     };
     let settings =
         Settings { pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap()]), ..Settings::default() };

@@ -1,6 +1,5 @@
 //! What happens to packets, case by case: plans in, outcomes out, by the rules as they would be written.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -32,7 +31,12 @@ fn settings() -> Settings {
 fn balance(masquerade: Masquerade, backends: &[&str]) -> Action {
     let mut backends: Vec<SocketAddr> = backends.iter().map(|backend| backend.parse().unwrap()).collect();
     backends.sort();
-    Action::Balance(Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random })
+    Action::Balance(Balance {
+        backends: backends.into(),
+        affinity: None,
+        masquerade,
+        scheduler: Scheduler::Random,
+    })
 }
 
 fn same(action: Action) -> Forwarding {
@@ -50,9 +54,9 @@ fn node_port(port: u16) -> Frontend {
 fn plan(frontend: Frontend, forwarding: Forwarding) -> ServicePlan {
     let vips = match frontend.address {
         Address::Vip(ip) => [ip].into(),
-        Address::NodePort(_) => BTreeSet::new(),
+        Address::NodePort(_) => Default::default(),
     };
-    ServicePlan { frontends: [(frontend, forwarding)].into(), vips, hairpin: BTreeSet::new() }
+    ServicePlan { frontends: [(frontend, forwarding)].into(), vips, hairpin: Default::default() }
 }
 
 fn dataplane(settings: Settings, plans: impl IntoIterator<Item = ServicePlan>) -> Dataplane {
@@ -232,9 +236,9 @@ fn s19_s20_s38_s39_node_ports_over_addresses_and_endpoints() {
 fn s27_sources_outside_the_ranges_are_dropped_wherever_they_are() {
     let mut forwarding = same(balance(Masquerade::Always, &["10.244.1.5:8080"]));
     forwarding.allowed_sources =
-        Some(vec!["198.51.100.0/29".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+        Some(["198.51.100.0/29".parse().unwrap(), "2001:db8::/32".parse().unwrap()].into());
     let mut wrong_family = forwarding.clone();
-    wrong_family.allowed_sources = Some(vec!["2001:db8::/32".parse().unwrap()]);
+    wrong_family.allowed_sources = Some(["2001:db8::/32".parse().unwrap()].into());
     let plans = [plan(vip(VIP, 80), forwarding), plan(vip("10.96.0.2", 80), wrong_family)];
     check(
         &dataplane(settings(), plans),
@@ -373,7 +377,7 @@ fn the_whole_table_as_text() {
     let short_circuit = Forwarding {
         from_cluster: balance(Masquerade::NonPods, &["10.244.1.5:8080", "10.244.2.5:8080"]),
         from_outside: balance(Masquerade::Never, &["10.244.1.5:8080"]),
-        allowed_sources: Some(vec!["198.51.100.0/24".parse().unwrap()]),
+        allowed_sources: Some(["198.51.100.0/24".parse().unwrap()].into()),
     };
     let mut plan = plan(vip("192.0.2.10", 80), short_circuit);
     plan.hairpin = [ip("10.244.1.5")].into();

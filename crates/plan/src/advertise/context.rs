@@ -17,8 +17,9 @@ use crate::{Classes, NodeView};
 /// Withdraws every Service address of a node (A49).
 const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
-/// Of one node: rebuild it when a node, a pool, a peer or an Advertisement changes.
-#[derive(Clone, Debug)]
+/// Of one node: rebuild it when a node, a pool, a peer or an Advertisement changes. While it comes out equal, no Service is
+/// announced otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
     /// None when the Node object is gone: nothing is announced (A54).
     pub(super) node: Option<Arc<Node>>,
@@ -30,7 +31,7 @@ pub struct Context {
 }
 
 /// One Advertisement, as this node sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Offer {
     advertisement: Arc<Advertisement>,
     /// None = any pool, even one that is gone (A22).
@@ -231,7 +232,7 @@ fn excluded(snapshot: &Snapshot, node: &Node) -> Option<Reason> {
     if node.network_unavailable {
         return Some(Reason::NetworkUnavailable); // A50
     }
-    let labelled = |node: &Node| node.labels.contains_key(EXCLUDE_LABEL);
+    let labelled = |node: &Node| node.labels.at(EXCLUDE_LABEL).is_some();
     // Where every node is labelled the label would silence the cluster; it is ignored (A49).
     let all = || snapshot.nodes.values().all(|node| labelled(node));
     (labelled(node) && !all()).then_some(Reason::NodeExcluded)

@@ -342,7 +342,7 @@ fn change_node(case: &mut Case, name: &str, change: impl FnOnce(&mut portolan_mo
 }
 
 fn exclude(node: &mut portolan_model::Node) {
-    node.labels.insert("node.kubernetes.io/exclude-from-external-load-balancers".into(), "".into());
+    node.labels = [("node.kubernetes.io/exclude-from-external-load-balancers".into(), "".into())].into();
 }
 
 #[test]

@@ -211,7 +211,7 @@ fn s27_s76_a_node_that_is_allowed_may_ask_from_the_vips_that_it_has() {
     let allowed = |node: &NodeView| -> Vec<String> {
         let frontend = |ip| Frontend { address: Address::Vip(ip), protocol: Protocol::Tcp, port: 80 };
         let plan = plan(&service, node);
-        let sources = plan.frontends[&frontend(ip("192.0.2.10"))].allowed_sources.clone();
+        let sources = plan.frontends.get(&frontend(ip("192.0.2.10"))).unwrap().allowed_sources.clone();
         sources.unwrap().iter().map(ToString::to_string).collect()
     };
     assert_eq!(allowed(&n1()), ["172.18.0.0/24", "192.0.2.10/32", "192.0.2.11/32"]);
