@@ -79,8 +79,11 @@ fn said(program: impl AsRef<std::ffi::OsStr>, argument: &str) -> anyhow::Result<
     Ok(text.lines().next().unwrap_or_default().split(" (").next().unwrap_or_default().trim().into())
 }
 
-/// Of the sources, where they are a git clone.
+/// Of the sources, where they are a git clone and the binary was built with this program.
 fn commit() -> String {
+    if std::env::var_os("PORTOLAN_BIN").is_some() {
+        return "of PORTOLAN_BIN".into();
+    }
     let mut git = Command::new("git");
     git.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(["describe", "--always", "--dirty", "--abbrev=9"]);
     let output = git.output().ok().filter(|output| output.status.success());

@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Largest number of Services for kube-proxy, whose cost grows with the square.
     #[arg(long, default_value_t = 10_000)]
     rivals_up_to: u32,
+    /// The same for its iptables mode alone, which takes the most time of all.
+    #[arg(long, default_value_t = 10_000)]
+    iptables_up_to: u32,
     /// Fewer repetitions.
     #[arg(long)]
     quick: bool,
@@ -51,6 +54,17 @@ pub struct Arguments {
     /// Folder whose performance.md and bench.svg are to show the results.
     #[arg(long)]
     docs: Option<std::path::PathBuf>,
+}
+
+impl Arguments {
+    fn measures(&self, kind: subject::Kind, size: objects::Size) -> bool {
+        let most = match kind {
+            subject::Kind::Portolan => u32::MAX,
+            subject::Kind::Nftables => self.rivals_up_to,
+            subject::Kind::Iptables => self.rivals_up_to.min(self.iptables_up_to),
+        };
+        size.services <= most
+    }
 }
 
 fn main() -> anyhow::Result<()> {

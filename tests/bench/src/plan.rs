@@ -27,7 +27,7 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
         for kind in &arguments.subjects {
-            if *kind == Kind::Portolan || size.services <= arguments.rivals_up_to {
+            if arguments.measures(*kind, *size) {
                 let quick = arguments.quick;
                 Session { world: &world, kind: *kind, quick, routed, report: &mut report }.run().await?;
             }
