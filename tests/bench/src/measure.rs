@@ -18,11 +18,12 @@ use crate::events::Events;
 use crate::listing::Listing;
 use crate::load;
 use crate::objects::{self, NAMESPACE, spare_endpoint};
-use crate::subject::{Kind, Subject};
+use crate::subject::{Kind, Settled, Subject};
 use crate::wire::Wire;
 use crate::world::{Node, World};
 
 const PATIENCE: Duration = Duration::from_secs(120);
+const START_PATIENCE: Duration = Duration::from_secs(900);
 /// Answers asked for after a start, of Services over the whole range.
 const PROBES: u32 = 20;
 /// Of a burst, the Services that a packet is sent to; the rest are looked up in the kernel's listing.
@@ -35,6 +36,8 @@ pub struct Run<'a> {
     pub subject: Subject,
     /// The present endpoints of Services that were changed, and how often that was.
     changed: BTreeMap<u32, (Vec<Ipv4Addr>, u32)>,
+    /// Bytes from the API server when the subject started.
+    received_before: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +72,34 @@ pub struct Burst {
 
 impl<'a> Run<'a> {
     pub fn new(world: &'a World, node: Node, subject: Subject) -> Run<'a> {
-        Run { world, node, subject, changed: BTreeMap::new() }
+        Run { world, node, subject, changed: BTreeMap::new(), received_before: 0 }
+    }
+
+    /// Waits until the subject has received so many bytes, has nothing left to do, and kernel and packets agree with the objects.
+    /// One that only waits for an answer rests, too, and what an earlier one wrote may agree already.
+    pub async fn settle(&mut self, bytes: u64) -> anyhow::Result<Settled> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            let settled = self.subject.settle().await?;
+            let received = self.received().await?;
+            let checked = if received >= bytes {
+                self.check_all().await
+            } else {
+                Err(anyhow::anyhow!("{received} bytes"))
+            };
+            match checked {
+                Ok(()) => return Ok(settled),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error.context("it does not come so far"));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Bytes from the API server since the subject started.
+    pub async fn received(&self) -> anyhow::Result<u64> {
+        Ok(self.node.received().await? - self.received_before)
     }
 
     /// Fails unless kernel and packets agree with the objects.
@@ -217,11 +247,12 @@ impl<'a> Run<'a> {
 
     /// The same kernel and the same objects under a new process.
     pub async fn restart(self) -> anyhow::Result<Run<'a>> {
-        let Run { world, node, subject, changed } = self;
+        let Run { world, node, subject, changed, .. } = self;
         let kind = subject.kind;
         subject.kill().await?;
+        let received_before = node.received().await?;
         let subject = Subject::start(kind, world, &node)?;
-        Ok(Run { world, node, subject, changed })
+        Ok(Run { world, node, subject, changed, received_before })
     }
 }
 

@@ -29,7 +29,9 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
         for kind in &arguments.subjects {
             if arguments.measures(*kind, *size) {
                 let quick = arguments.quick;
-                Session { world: &world, kind: *kind, quick, routed, report: &mut report }.run().await?;
+                Session { world: &world, kind: *kind, quick, routed, listed: 0, report: &mut report }
+                    .run()
+                    .await?;
             }
         }
         if Some(size) == arguments.sizes.first() {
@@ -82,6 +84,8 @@ struct Session<'a> {
     kind: Kind,
     quick: bool,
     routed: Cost,
+    /// Bytes from the API server during a start.
+    listed: u64,
     report: &'a mut Report,
 }
 
@@ -113,12 +117,12 @@ impl<'a> Session<'a> {
         let (mut settled, mut received) = (Vec::new(), Vec::new());
         loop {
             let node = Node::up(&self.world.prefix).await?;
-            let mut subject = Subject::start(self.kind, self.world, &node)?;
-            settled.push(subject.settle().await?);
-            let (memory, kernel) = (subject.resident_kib()?, subject.cgroup.kernel_kib());
-            received.push(node.received().await? as f64 / f64::from(1 << 20));
-            let run = Run::new(self.world, node, subject);
-            run.check_all().await?;
+            let subject = Subject::start(self.kind, self.world, &node)?;
+            let mut run = Run::new(self.world, node, subject);
+            settled.push(run.settle(0).await?);
+            let (memory, kernel) = (run.subject.resident_kib()?, run.subject.cgroup.kernel_kib());
+            self.listed = run.received().await?;
+            received.push(self.listed as f64 / f64::from(1 << 20));
             if settled.len() == repetitions {
                 self.report_starts(&settled, memory);
                 if let Some(kib) = kernel {
@@ -192,8 +196,8 @@ impl<'a> Session<'a> {
 
     async fn restart(&mut self, run: Run<'a>) -> anyhow::Result<Run<'a>> {
         let mut run = run.restart().await?;
-        let settled = run.subject.settle().await?;
-        run.check_all().await?;
+        // Changes made the objects a little larger or smaller.
+        let settled = run.settle(self.listed / 10 * 9).await?;
         self.add("restart, nothing changed: CPU", ms(settled.cpu), "ms", self.at(None, Some(600.0), None));
         let writes = settled.commits.into();
         self.add("restart, nothing changed: transactions", writes, "", Some(0.0));
