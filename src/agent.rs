@@ -13,12 +13,14 @@ use anyhow::Context as _;
 use portolan_index::{Index, Kind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::config::{Config, Sources};
 use crate::dataplane::conntrack;
 use crate::events::Events;
-use crate::health::{self, Health};
+use crate::health::{self, Bind, Health};
 use crate::metrics::{self, Metrics};
+use crate::reporter::Reporter;
 use crate::speaker::{self, Intent, SpeakerStatus};
 use crate::{cli, http, localhost, watch as kubernetes};
 
@@ -52,7 +54,8 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let node_name = arguments.node_name.or(given.node_name);
     let node_name =
         node_name.context("--node-name, or hostnameOverride in a KubeProxyConfiguration, is needed")?;
-    let client = kubernetes::client(arguments.api.kubeconfig.as_deref()).await?;
+    let metrics = Arc::new(Metrics::new());
+    let client = kubernetes::counted_client(arguments.api.kubeconfig.as_deref(), metrics.clone()).await?;
     check_forwarding();
     let (ready_tx, ready) = watch::channel(Some("waiting for the first complete lists"));
     if let Some(address) = arguments.http {
@@ -64,13 +67,22 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let (report_tx, line_report) = watch::channel(report::LineReport::default());
     let (health_tx, health) = watch::channel(Health::default());
     let events = Events::start(client.clone(), "portolan-agent", &node_name);
-    let metrics = Arc::new(Metrics::new());
-    let reporter = || health::Reporter::new(&node_name, events.clone(), health.clone());
+    let reporter = Reporter::new(&node_name, events.clone(), health.clone());
+    tokio::spawn(reporter.clone().birth_cry());
+    let (config_tx, config) = watch::channel(given.config.clone());
+    let mut servers = JoinSet::new();
+    let bind = |address| Bind { address, hard_fail: given.config.proxy.bind_address_hard_fail };
     if let Some(address) = given.config.proxy.healthz_bind_address {
-        tokio::spawn(health::serve_node(address, health.clone(), metrics.clone(), reporter()));
+        let node = health::serve_node(bind(address), health.clone(), metrics.clone(), reporter.clone());
+        servers.spawn(node);
     }
     if let Some(address) = given.config.proxy.metrics_bind_address {
-        tokio::spawn(metrics::server::serve(address, metrics.clone(), status.clone(), reporter()));
+        let pages = metrics::server::Pages {
+            metrics: metrics.clone(),
+            speaker: status.clone(),
+            config: config.clone(),
+        };
+        servers.spawn(metrics::server::serve(bind(address), pages, reporter.clone()));
     }
     tokio::spawn(health::serve_ports(health, events.clone()));
     let (localhost_tx, relayed) = watch::channel(Default::default());
@@ -84,8 +96,8 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
         health: health_tx,
         localhost: localhost_tx,
         metrics,
+        reporter,
     };
-    let (config_tx, config) = watch::channel(given.config);
     let line = Line::new(&node_name, config, index, outlets).await?;
 
     let changes = kubernetes::start(&client, &Kind::ALL);
@@ -98,6 +110,7 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     tokio::select! {
         ended = line.run(changes) => ended.context("the agent's line ended")?,
         ended = &mut speaker => ended.context("the BGP speaker ended")??,
+        Some(ended) = servers.join_next() => ended.context("a server of the node's ended")??,
         ended = &mut report => ended.context("the writer of the NodeStatus ended")?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -110,7 +123,8 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
 /// `--init-only`: what needs more rights than the agent has in its daily work, which is NET_ADMIN (S75).
 fn init(config: &Config) -> anyhow::Result<()> {
     let failed = conntrack::tune(&(&config.proxy.conntrack).into());
-    anyhow::ensure!(failed == 0, "{failed} settings of connection tracking could not be written, see above");
+    let many = failed.len();
+    anyhow::ensure!(many == 0, "{many} settings of connection tracking could not be written, see above");
     tracing::info!("the node is prepared");
     Ok(())
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use portolan_conntrack::sysctl::Tuning;
 use portolan_model::{Detector, Name};
 use portolan_plan::node_ports::Selector;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub mod kube_proxy;
 
@@ -17,7 +17,7 @@ const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
 
 /// `config.yaml`. Unknown fields are errors, so that a typing mistake is named and not ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Config {
     /// How routes to other nodes' podCIDRs come about.
@@ -27,7 +27,7 @@ pub struct Config {
     pub classes: Classes,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum NodeRoutes {
     /// Someone else's business (a CNI's).
@@ -37,7 +37,7 @@ pub enum NodeRoutes {
     Api,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Proxy {
     pub mode: Mode,
@@ -56,7 +56,7 @@ pub struct Proxy {
     /// Which bit of the packet mark says "masquerade" between our chains (S47): 0 to 31.
     pub masquerade_bit: MasqueradeBit,
     /// Which of the node's addresses answer node ports: CIDRs, `primary`, `localhost`, `all` (S20, S22). Empty = `primary`.
-    #[serde(deserialize_with = "selectors")]
+    #[serde(deserialize_with = "selectors", serialize_with = "as_texts")]
     pub node_port_addresses: Vec<Selector>,
     /// Serve `spec.externalIPs` (S25).
     #[serde(rename = "externalIPs")]
@@ -65,27 +65,29 @@ pub struct Proxy {
     pub take_over: bool,
     pub conntrack: Conntrack,
     /// /healthz and /livez as of kube-proxy (S58); empty = nowhere.
-    #[serde(deserialize_with = "healthz_address")]
+    #[serde(deserialize_with = "healthz_address", serialize_with = "as_text")]
     pub healthz_bind_address: Option<SocketAddr>,
     /// /metrics, /proxyMode and /healthz (S62); empty = nowhere.
-    #[serde(deserialize_with = "metrics_address")]
+    #[serde(deserialize_with = "metrics_address", serialize_with = "as_text")]
     pub metrics_bind_address: Option<SocketAddr>,
+    /// End when one of the two addresses cannot be bound, instead of trying again.
+    pub bind_address_hard_fail: bool,
 }
 
 /// As `conntrack` in a KubeProxyConfiguration, with its defaults; durations as `1h30m` (S55).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Conntrack {
     pub max_per_core: u32,
     pub min: u32,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration", serialize_with = "as_go_duration")]
     pub tcp_established_timeout: Duration,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration", serialize_with = "as_go_duration")]
     pub tcp_close_wait_timeout: Duration,
     pub tcp_be_liberal: bool,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration", serialize_with = "as_go_duration")]
     pub udp_timeout: Duration,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration", serialize_with = "as_go_duration")]
     pub udp_stream_timeout: Duration,
     /// Cut TCP connections to endpoints that went without having been terminating (S53). Ours, not kube-proxy's.
     pub cut_vanished_tcp: bool,
@@ -170,8 +172,31 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     parsed.try_into().map_err(|_| de::Error::custom(format!("{text} is negative")))
 }
 
+fn as_texts<S: Serializer>(selectors: &[Selector], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(selectors.iter().map(Selector::to_string))
+}
+
+fn as_name<S: Serializer>(name: &Option<Name>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name.as_deref().unwrap_or_default())
+}
+
+fn as_text<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
+}
+
+/// `24h0m0s`.
+fn as_go_duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let secs = duration.as_secs();
+    let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
+    serializer.collect_str(&match (hours, minutes) {
+        (0, 0) => format!("{secs}s"),
+        (0, _) => format!("{minutes}m{secs}s"),
+        (_, _) => format!("{hours}h{minutes}m{secs}s"),
+    })
+}
+
 /// S48. Pods are known by their addresses, or by the interface that they come in by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum DetectLocalMode {
     /// Those of `clusterCIDRs`.
     #[default]
@@ -187,12 +212,12 @@ pub enum DetectLocalMode {
 }
 
 /// As `detectLocal` in a KubeProxyConfiguration; empty = not given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct DetectLocal {
-    #[serde(deserialize_with = "interface")]
+    #[serde(deserialize_with = "interface", serialize_with = "as_name")]
     pub bridge_interface: Option<Name>,
-    #[serde(deserialize_with = "interface")]
+    #[serde(deserialize_with = "interface", serialize_with = "as_name")]
     pub interface_name_prefix: Option<Name>,
 }
 
@@ -215,8 +240,8 @@ impl Proxy {
 }
 
 /// Below 32, which is checked where it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u8")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct MasqueradeBit(u8);
 
 impl MasqueradeBit {
@@ -231,6 +256,12 @@ impl Default for MasqueradeBit {
     }
 }
 
+impl From<MasqueradeBit> for u8 {
+    fn from(bit: MasqueradeBit) -> u8 {
+        bit.0
+    }
+}
+
 impl TryFrom<u8> for MasqueradeBit {
     type Error = String;
 
@@ -240,7 +271,7 @@ impl TryFrom<u8> for MasqueradeBit {
 }
 
 /// What the agent programs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
     #[default]
@@ -264,11 +295,12 @@ impl Default for Proxy {
             // Of both families: in a cluster of IPv6 alone the kubelet and load balancers have no other way.
             healthz_bind_address: Some((Ipv6Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
             metrics_bind_address: Some(([127, 0, 0, 1], METRICS_PORT).into()),
+            bind_address_hard_fail: false,
         }
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Bgp {
     /// Our AS number, where a BGPPeer gives no `myASN`.
@@ -278,7 +310,7 @@ pub struct Bgp {
 }
 
 /// Which `spec.loadBalancerClass` values are ours (A1).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Classes {
     pub own: String,
@@ -398,6 +430,21 @@ mod tests {
         check("127.0.0.1", Some("127.0.0.1:10256"));
         check("[::]:10300", Some("[::]:10300"));
         assert_eq!(Config::default().proxy.healthz_bind_address, Some((Ipv6Addr::UNSPECIFIED, 10256).into()));
+    }
+
+    /// What /configz shows can be read again, and means the same.
+    #[test]
+    fn s62_the_configuration_in_force_as_text() {
+        let text = "{ nodeRoutes: api, bgp: { asn: 1, listen: ['[::]:179'] }, proxy: { clusterCIDRs: [10.0.0.0/8], \
+                    nodePortAddresses: [10.1.0.0/16, localhost], masqueradeBit: 7, healthzBindAddress: '', \
+                    conntrack: { tcpEstablishedTimeout: 2h30m, udpTimeout: 90s, udpStreamTimeout: 5s } } }";
+        let config: Config = serde_saphyr::from_str(text).unwrap();
+        let shown = serde_json::to_value(&config).unwrap();
+        assert_eq!(shown["proxy"]["conntrack"]["tcpEstablishedTimeout"], "2h30m0s");
+        assert_eq!(shown["proxy"]["healthzBindAddress"], "");
+        assert_eq!(serde_json::from_value::<Config>(shown).unwrap(), config);
+        let default = serde_json::to_value(Config::default()).unwrap();
+        assert_eq!(serde_json::from_value::<Config>(default).unwrap(), Config::default());
     }
 
     #[test]

@@ -26,18 +26,19 @@ impl Events {
 
     /// Something went as it should.
     pub fn normal(&self, about: ObjectReference, reason: &str, note: &str) {
-        self.put(EventType::Normal, about, reason, note);
+        self.put(EventType::Normal, about, reason, reason, note);
     }
 
     /// Something that a person should look at.
     pub fn warning(&self, about: ObjectReference, reason: &str, note: &str) {
-        self.put(EventType::Warning, about, reason, note);
+        self.put(EventType::Warning, about, reason, reason, note);
     }
 
-    fn put(&self, type_: EventType, about: ObjectReference, reason: &str, note: &str) {
+    /// `action` is what was being done.
+    pub fn put(&self, type_: EventType, about: ObjectReference, reason: &str, action: &str, note: &str) {
         // The API takes at most 1 kB.
         let note = Some(note.chars().take(1000).collect());
-        let event = Event { type_, reason: reason.into(), note, action: reason.into(), secondary: None };
+        let event = Event { type_, reason: reason.into(), note, action: action.into(), secondary: None };
         if self.queue.try_send((event, about)).is_err() {
             debug!(reason, "too many Events wait: this one is dropped");
         }

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::events::{self, Events};
 use crate::http;
 use crate::metrics::Metrics;
+use crate::reporter::{Reporter, START};
 
 /// Between two attempts to bind.
 const RETRY: Duration = Duration::from_secs(5);
@@ -71,47 +72,43 @@ impl Health {
     }
 }
 
-/// Says what is wrong with the node's own servers, as Events on the Node.
-pub struct Reporter {
-    node: String,
-    events: Events,
-    health: watch::Receiver<Health>,
-}
-
-impl Reporter {
-    pub fn new(node: &str, events: Events, health: watch::Receiver<Health>) -> Reporter {
-        Reporter { node: node.into(), events, health }
-    }
-
-    fn warn(&self, reason: &str, note: &str) {
-        tracing::warn!(reason, "{note}");
-        let uid = self.health.borrow().node_uid.clone();
-        let about =
-            events::about(&ObjectId::cluster("Node", &*self.node), uid.as_deref().unwrap_or_default());
-        self.events.warning(about, reason, note);
-    }
-}
-
 /// Serves /healthz and /livez until the process ends.
 pub async fn serve_node(
-    address: SocketAddr,
+    bind: Bind,
     health: watch::Receiver<Health>,
     metrics: Arc<Metrics>,
     reporter: Reporter,
-) {
+) -> anyhow::Result<()> {
     let router = node_router(health, metrics);
-    serve_always(address, router, "/healthz", "FailedToStartProxierHealthcheck", reporter).await;
+    serve_always(bind, router, "/healthz", "FailedToStartProxierHealthcheck", reporter).await
 }
 
-/// Tries again where the address is taken, and says so once.
-pub async fn serve_always(address: SocketAddr, router: Router, what: &str, reason: &str, reporter: Reporter) {
+/// Where a server of the node's listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Bind {
+    pub address: SocketAddr,
+    /// Not being able to is the end, as with kube-proxy's bindAddressHardFail.
+    pub hard_fail: bool,
+}
+
+/// Tries again where the address is taken, and says so once; fails only where that is asked for.
+pub async fn serve_always(
+    bind: Bind,
+    router: Router,
+    what: &str,
+    reason: &str,
+    reporter: Reporter,
+) -> anyhow::Result<()> {
+    let Bind { address, hard_fail } = bind;
     let mut said = false;
     loop {
-        let result = serve(address, router.clone()).await;
-        if let Err(error) = result
-            && !std::mem::replace(&mut said, true)
-        {
-            reporter.warn(reason, &format!("cannot serve {what} on {address}: {error}; trying again"));
+        if let Err(error) = serve(address, router.clone()).await {
+            let note = format!("cannot serve {what} on {address}: {error}");
+            if !std::mem::replace(&mut said, true) {
+                let next = if hard_fail { "" } else { "; trying again" };
+                reporter.warn(reason, START, &format!("{note}{next}"));
+            }
+            anyhow::ensure!(!hard_fail, "{note}, and bindAddressHardFail is set");
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod localhost;
 pub mod metrics;
 pub mod offline;
+pub mod reporter;
 pub mod speaker;
 pub mod status;
 pub mod trace;

@@ -9,6 +9,7 @@
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -16,6 +17,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{DeserializeGuard, Status};
 use kube::runtime::watcher::{self, Event};
@@ -26,6 +28,9 @@ use portolan_index::{Change, Key, Kind, Object};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+use crate::metrics::api_requests::Counting;
 
 pub mod trimmed;
 
@@ -40,9 +45,27 @@ const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// The client of a kubeconfig file, or of the pod we run in. An error names the file and what is wrong with it.
 pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = client_config(kubeconfig).await?;
+    Client::try_from(config).with_context(|| named(kubeconfig))
+}
+
+/// The same, and its requests are counted.
+pub async fn counted_client(kubeconfig: Option<&Path>, metrics: Arc<Metrics>) -> anyhow::Result<Client> {
+    let config = client_config(kubeconfig).await?;
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let client = ClientBuilder::try_from(config).with_context(|| named(kubeconfig))?;
+    Ok(client.with_layer(&Counting { metrics, host }).build())
+}
+
+fn named(kubeconfig: Option<&Path>) -> String {
+    kubeconfig
+        .map_or_else(|| "the pod's service account".into(), |path| format!("kubeconfig {}", path.display()))
+}
+
+async fn client_config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
     let mut config = match kubeconfig {
         Some(path) => {
-            let in_file = || format!("kubeconfig {}", path.display());
+            let in_file = || named(Some(path));
             // Opened first, because kube tells of a missing file twice over.
             std::fs::File::open(path).with_context(in_file)?;
             let file =
@@ -53,10 +76,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
         None => kube::Config::incluster().context("no kubeconfig was given, and this is not a pod")?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).with_context(|| match kubeconfig {
-        Some(path) => format!("kubeconfig {}", path.display()),
-        None => "the pod's service account".into(),
-    })
+    Ok(config)
 }
 
 /// The sentence; the parser's picture of the file below it is left out.

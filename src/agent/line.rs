@@ -28,6 +28,7 @@ use crate::config::NodeRoutes as Routing;
 use crate::dataplane::conntrack;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::reporter::{Alarm, Reporter, START};
 use crate::speaker::Intent;
 
 /// Changes taken over in one turn.
@@ -56,6 +57,7 @@ pub struct Line {
     health: watch::Sender<Health>,
     localhost: watch::Sender<Listeners>,
     meter: Meter,
+    reporter: Reporter,
 }
 
 /// Where the line's outcome goes.
@@ -67,6 +69,7 @@ pub struct Outlets {
     /// Node ports to be relayed on loopback addresses (S22).
     pub localhost: watch::Sender<Listeners>,
     pub metrics: Arc<Metrics>,
+    pub reporter: Reporter,
 }
 
 /// What one turn has to look at.
@@ -89,17 +92,18 @@ impl Line {
         index: Index,
         outlets: Outlets,
     ) -> anyhow::Result<Line> {
-        let Outlets { intent, report, ready, health, localhost, metrics } = outlets;
+        let Outlets { intent, report, ready, health, localhost, metrics, reporter } = outlets;
         let config = changed_config.borrow_and_update().clone();
         let classes = Classes::from(&config.classes);
-        conntrack::tune(&(&config.proxy.conntrack).into());
+        tune(&config, &reporter);
+        let alarm = Alarm::new(reporter.clone());
         let tables = Tables::open(config.proxy.take_over)?;
         let connections = Connections::open(config.proxy.conntrack.cut_vanished_tcp)?;
         let node: Name = node.into();
         Ok(Line {
             index,
             here: Here::new(node.clone(), tables.lacks()),
-            programmer: Programmer::new(tables, connections, NodeRoutes::open().await?),
+            programmer: Programmer::new(tables, connections, NodeRoutes::open().await?, alarm),
             announcer: Announcer::new(node.clone(), config.bgp.asn, classes),
             node,
             config,
@@ -116,6 +120,7 @@ impl Line {
             health,
             localhost,
             meter: Meter::new(metrics),
+            reporter,
         })
     }
 
@@ -153,7 +158,7 @@ impl Line {
     /// Takes over a changed configuration; what follows from it is for the next turn (S72).
     fn reconfigure(&mut self) {
         self.config = self.changed_config.borrow_and_update().clone();
-        conntrack::tune(&(&self.config.proxy.conntrack).into());
+        tune(&self.config, &self.reporter);
         let classes = Classes::from(&self.config.classes);
         self.announcer = Announcer::new(self.node.clone(), self.config.bgp.asn, classes);
     }
@@ -268,7 +273,7 @@ impl Line {
                 Routing::Off => BTreeMap::new(),
             }
         };
-        self.programmer.write(snapshot, routes, &self.meter, now).await;
+        self.programmer.write(snapshot, routes, &mut self.meter, now).await;
     }
 
     fn measure(&mut self, services: &BTreeSet<ServiceId>, all: bool, start: Instant) {
@@ -351,6 +356,20 @@ impl Touched {
         self.cluster |= dirty.policy || dirty.service_cidrs || !dirty.nodes.is_empty();
         self.problems |= dirty.problems;
         self.services.extend(dirty.services);
+    }
+}
+
+/// A container often sees /sys and /proc/sys read-only: then its init container must have done it (S55, S75).
+fn tune(config: &Config, reporter: &Reporter) {
+    let failed = conntrack::tune(&(&config.proxy.conntrack).into());
+    let is_read_only = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+    let files: Vec<&str> = failed.iter().filter(|(_, e)| is_read_only(e)).map(|(file, _)| *file).collect();
+    if !files.is_empty() {
+        let files = files.join(", ");
+        let note = format!(
+            "read-only, so that connection tracking keeps its settings: {files}; see `agent --init-only`"
+        );
+        reporter.warn("readOnlySysFS", START, &note);
     }
 }
 

@@ -10,13 +10,16 @@ use portolan_model::{Family, ServiceId, ServicePlan};
 use portolan_plan::service::lacks_local;
 
 use crate::dataplane::conntrack::Cleaned;
+use crate::dataplane::kernel::Measured;
 use crate::metrics::Metrics;
 
 pub struct Meter {
     metrics: Arc<Metrics>,
     started: Timestamp,
-    /// When what the line is about to program happened (S67).
-    triggers: Vec<Timestamp>,
+    /// When what the line is about to program happened, and in which family (S67).
+    triggers: Vec<(Family, Timestamp)>,
+    /// Of the writing in this turn.
+    measured: Measured,
     lacking: BTreeMap<ServiceId, BTreeSet<(Family, bool)>>,
     /// How many of `lacking` have each.
     lack: BTreeMap<(Family, bool), usize>,
@@ -28,6 +31,7 @@ impl Meter {
             metrics,
             started: Timestamp::now(),
             triggers: Vec::new(),
+            measured: Measured::default(),
             lacking: BTreeMap::new(),
             lack: BTreeMap::new(),
         }
@@ -61,7 +65,8 @@ impl Meter {
 
     /// S67: what happened before our start says nothing of us.
     fn trigger(&mut self, object: &Object) {
-        self.triggers.extend(object.seen().triggered_at.filter(|at| *at >= self.started));
+        let at = object.seen().triggered_at.filter(|at| *at >= self.started);
+        self.triggers.extend(object.family().zip(at));
     }
 
     /// A turn about Services: `full` = about all of them; `plans` = what the kernel now runs of those that it touched.
@@ -72,12 +77,21 @@ impl Meter {
         succeeded: bool,
         plans: impl Iterator<Item = (&'a ServiceId, Option<&'a ServicePlan>)>,
     ) {
-        self.metrics.turned(full, start.elapsed());
+        let Measured { took, failed } = std::mem::take(&mut self.measured);
+        let total = start.elapsed();
+        for ip in Family::ALL {
+            // A family's time is what both need and its own writing.
+            let others = took.iter().filter(|(other, _)| **other != ip).map(|(_, took)| *took).sum();
+            self.metrics.turned(ip, full, total.saturating_sub(others));
+            match succeeded || (!failed.is_empty() && !failed.contains(&ip)) {
+                true => self.metrics.synced(ip),
+                false => self.metrics.sync_failed(ip),
+            }
+        }
         if !succeeded {
-            self.metrics.sync_failed();
             return;
         }
-        self.metrics.synced();
+        self.metrics.nothing_pending();
         self.observe_triggers(Timestamp::now());
         for (id, plan) in plans {
             self.lacks(id, plan.map(lacks_local).unwrap_or_default());
@@ -97,10 +111,14 @@ impl Meter {
     }
 
     fn observe_triggers(&mut self, now: Timestamp) {
-        for at in self.triggers.drain(..) {
+        for (ip, at) in self.triggers.drain(..) {
             let took = Duration::try_from(now.duration_since(at)).unwrap_or_default();
-            Family::ALL.iter().for_each(|ip| self.metrics.programmed_after(*ip, took));
+            self.metrics.programmed_after(ip, took);
         }
+    }
+
+    pub fn measured(&mut self, measured: Measured) {
+        self.measured = measured;
     }
 
     pub fn wrote(&self, transactions: usize) {
@@ -115,5 +133,70 @@ impl Meter {
 
     pub fn announced(&self, prefixes: usize) {
         self.metrics.announced_prefixes.set(prefixes as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan;
+    use portolan_index::Key;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An EndpointSlice version with this trigger time.
+    fn slice(family: &str, at: Option<Timestamp>) -> Object {
+        let annotations =
+            at.map(|at| json!({ "endpoints.kubernetes.io/last-change-trigger-time": at.to_string() }));
+        Object::from_manifest(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+            "metadata": { "name": "a", "labels": { "kubernetes.io/service-name": "a" }, "annotations": annotations },
+            "endpoints": [],
+        }))
+        .expect("a manifest")
+    }
+
+    /// How many times were observed, by family, after one turn that `succeeded`.
+    fn observed(changes: &[Change], turns: &[bool]) -> [u64; 2] {
+        let metrics = Arc::new(Metrics::new());
+        let mut meter = Meter::new(metrics.clone());
+        // The clock of the trigger times is that of another machine, to the second.
+        meter.started = Timestamp::now() - 60.seconds();
+        changes.iter().for_each(|change| meter.came(change));
+        turns
+            .iter()
+            .for_each(|succeeded| meter.turned(false, Instant::now(), *succeeded, std::iter::empty()));
+        let page = metrics.render(std::iter::empty());
+        ["IPv4", "IPv6"].map(|ip| {
+            let name = format!("kubeproxy_network_programming_duration_seconds_count{{ip_family=\"{ip}\"}} ");
+            page.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or_default()
+        })
+    }
+
+    #[test]
+    fn s67_which_changes_are_measured() {
+        let (now, old) = (Timestamp::now(), Timestamp::now() - 1.hour());
+        let key = Key::namespaced("default", "a");
+        let apply = |family, at| Change::Apply(slice(family, at));
+        let cases: [(&str, Vec<Change>, &[bool], [u64; 2]); 9] = [
+            ("a change", vec![apply("IPv4", Some(now))], &[true], [1, 0]),
+            ("of its own family", vec![apply("IPv6", Some(now))], &[true], [0, 1]),
+            ("several at once", vec![apply("IPv4", Some(now)), apply("IPv6", Some(now))], &[true], [1, 1]),
+            (
+                "in a list",
+                vec![Change::Replace(Kind::EndpointSlice, vec![slice("IPv4", Some(now))])],
+                &[true],
+                [1, 0],
+            ),
+            ("from before our start", vec![apply("IPv4", Some(old))], &[true], [0, 0]),
+            ("without a time", vec![apply("IPv4", None)], &[true], [0, 0]),
+            ("a deletion", vec![Change::Delete(Kind::EndpointSlice, key)], &[true], [0, 0]),
+            ("names are none of ours", vec![apply("FQDN", Some(now))], &[true], [0, 0]),
+            ("once it is programmed", vec![apply("IPv4", Some(now))], &[false, true, true], [1, 0]),
+        ];
+        for (what, changes, turns, expected) in cases {
+            assert_eq!(observed(&changes, turns), expected, "{what}");
+        }
+        assert_eq!(observed(&[apply("IPv4", Some(now))], &[false]), [0, 0], "not while the kernel refuses");
     }
 }

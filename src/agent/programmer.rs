@@ -14,6 +14,7 @@ use super::meter::Meter;
 use super::node_routes::NodeRoutes;
 use super::tables::Tables;
 use crate::dataplane::kernel::joined;
+use crate::reporter::Alarm;
 
 /// Between two attempts after the kernel refused something: doubles up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -27,6 +28,7 @@ pub struct Programmer {
     pub routes_due: bool,
     /// What the kernel last refused, until it is overcome.
     trouble: Option<Trouble>,
+    pub alarm: Alarm,
 }
 
 struct Trouble {
@@ -38,8 +40,13 @@ struct Trouble {
 }
 
 impl Programmer {
-    pub fn new(tables: Tables, connections: Connections, node_routes: NodeRoutes) -> Programmer {
-        Programmer { tables, connections, node_routes, routes_due: true, trouble: None }
+    pub fn new(
+        tables: Tables,
+        connections: Connections,
+        node_routes: NodeRoutes,
+        alarm: Alarm,
+    ) -> Programmer {
+        Programmer { tables, connections, node_routes, routes_due: true, trouble: None, alarm }
     }
 
     /// When there is something to do although nothing changed.
@@ -67,7 +74,7 @@ impl Programmer {
         &mut self,
         snapshot: &Snapshot,
         routes: impl FnOnce() -> BTreeMap<IpNet, IpAddr>,
-        meter: &Meter,
+        meter: &mut Meter,
         now: Instant,
     ) {
         let pausing = self.trouble.as_ref().filter(|trouble| now < trouble.retry_at);
@@ -75,7 +82,7 @@ impl Programmer {
             return;
         }
         let is_pausing = pausing.is_some();
-        let tables = self.tables.write(meter);
+        let tables = self.tables.write(meter, &mut self.alarm, now);
         let of_tables = tables.is_err();
         let others = match of_tables || is_pausing {
             true => Vec::new(),
@@ -84,8 +91,9 @@ impl Programmer {
         let errors: Vec<anyhow::Error> = tables.err().into_iter().chain(others).collect();
         if !errors.is_empty() {
             self.postpone(format!("{:#}", joined(errors.into_iter())), of_tables, now);
-        } else if !is_pausing {
-            self.trouble = None;
+        } else if !is_pausing && self.trouble.take().is_some() {
+            tracing::info!("the kernel took everything");
+            self.alarm.tell("KernelRulesWritten", "the kernel takes changes again and holds all of them");
         }
     }
 
@@ -112,6 +120,10 @@ impl Programmer {
         if last.as_ref().is_none_or(|last| last.error != error) {
             tracing::error!(error, "the kernel refused a change; trying again");
         }
+        let note = format!(
+            "the kernel refused a change, and what it held before stays in force; trying again: {error}"
+        );
+        self.alarm.raise("KernelRefused", &note, now);
         let pause = last.map_or(RETRY_FIRST, |last| (last.pause * 2).min(RETRY_LONGEST));
         self.trouble = Some(Trouble { error, of_tables, pause, retry_at: now + pause });
     }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use portolan_dataplane::Dataplane;
 
-use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::{Kernel, Measured};
 use crate::dataplane::take_over;
 use crate::dataplane::watchtower::{Seen, Watchtower};
+use crate::reporter::Alarm;
 
 /// From one repair to the next: somebody who keeps changing our tables costs one observation in this time.
 const BETWEEN_REPAIRS: Duration = Duration::from_secs(1);
@@ -62,10 +63,15 @@ impl Sentry {
     }
 
     /// Writes what is left to write, and returns the number of transactions.
-    pub fn write(&mut self, kernel: &mut Kernel, dataplane: &mut Dataplane) -> anyhow::Result<usize> {
+    pub fn write(
+        &mut self,
+        kernel: &mut Kernel,
+        dataplane: &mut Dataplane,
+        measured: &mut Measured,
+    ) -> anyhow::Result<usize> {
         self.tower.shut()?;
         let before = kernel.generation()?;
-        let written = kernel.write(dataplane);
+        let written = kernel.write_measured(dataplane, measured);
         // First the ears, then the count: what comes after the count is heard.
         self.tower.listen()?;
         let written = written?;
@@ -76,20 +82,28 @@ impl Sentry {
     }
 
     /// To be called while our rules serve everything: from then on connections that stand do not depend on the old ones.
-    pub fn take_over(&mut self) {
+    pub fn take_over(&mut self, alarm: &mut Alarm, now: Instant) {
         if !std::mem::take(&mut self.take_over) {
             return;
         }
         let outcome = take_over::remove();
         outcome.removed.iter().for_each(|what| tracing::info!(what, "took over from kube-proxy: removed"));
+        if !outcome.removed.is_empty() {
+            let note = format!("our rules serve; removed of kube-proxy: {}", outcome.removed.join("; "));
+            alarm.tell("TookOverFromKubeProxy", &note);
+        }
         for error in outcome.failed {
             let error = format!("{error:#}");
+            alarm.raise("TakeOverIncomplete", &error, now);
             tracing::warn!(
                 error,
                 "of kube-proxy could not be removed; `portolan cleanup --kube-proxy` tries again"
             );
         }
         if let Some(what) = take_over::ipvs() {
+            let note =
+                format!("kube-proxy's IPVS mode left {what}: `portolan cleanup --kube-proxy` removes that");
+            alarm.raise("TakeOverIncomplete", &note, now);
             tracing::warn!(
                 what,
                 "kube-proxy's IPVS mode was here; old connections may run through what it left, and \

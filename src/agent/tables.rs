@@ -13,7 +13,8 @@ use portolan_plan::linger::Linger;
 
 use super::meter::Meter;
 use super::sentry::Sentry;
-use crate::dataplane::kernel::Kernel;
+use crate::dataplane::kernel::{Kernel, Measured};
+use crate::reporter::Alarm;
 
 /// Call [`plan`](Self::plan) for each Service that may need something else, then [`write`](Self::write) until it succeeds.
 pub struct Tables {
@@ -119,20 +120,23 @@ impl Tables {
     }
 
     /// Brings the kernel to what is wanted. After an error the next attempt starts from what the kernel then holds.
-    pub fn write(&mut self, meter: &Meter) -> anyhow::Result<()> {
+    pub fn write(&mut self, meter: &mut Meter, alarm: &mut Alarm, now: Instant) -> anyhow::Result<()> {
         if !self.is_observed {
             self.dataplane.observed(&self.kernel.observe()?);
             self.is_observed = true;
         }
-        let written = self.sentry.write(&mut self.kernel, &mut self.dataplane);
+        let mut measured = Measured::default();
+        let written = self.sentry.write(&mut self.kernel, &mut self.dataplane, &mut measured);
+        meter.measured(measured);
         self.is_observed = written.is_ok();
         let written = written?;
         meter.wrote(written);
         if std::mem::take(&mut self.is_repair) && written > 0 {
             tracing::warn!(transactions = written, "somebody changed our nftables tables: they are repaired");
+            alarm.raise("TablesRepaired", "somebody changed our nftables tables: they are repaired", now);
         }
         self.take_pending();
-        self.sentry.take_over();
+        self.sentry.take_over(alarm, now);
         Ok(())
     }
 

@@ -54,7 +54,7 @@ const FIELDS: &[(&str, Fate)] = &[
     ("detectLocal.bridgeInterface", Ours("proxy.detectLocal.bridgeInterface")),
     ("detectLocal.interfaceNamePrefix", Ours("proxy.detectLocal.interfaceNamePrefix")),
     ("bindAddress", Ours("proxy.bindAddress")),
-    ("bindAddressHardFail", Unused("the agent's own addresses are given by flags")),
+    ("bindAddressHardFail", Ours("proxy.bindAddressHardFail")),
     ("healthzBindAddress", Ours("proxy.healthzBindAddress")),
     ("metricsBindAddress", Ours("proxy.metricsBindAddress")),
     ("enableProfiling", Unused("there is no profiling server")),

@@ -136,15 +136,15 @@ impl Conntrack {
 }
 
 /// Writes the settings that differ. What cannot be read or written is said once and left as it is: a container's /proc and
-/// /sys are often read-only, and a network namespace has no number of entries of its own (S55). Returns how many those are.
-pub fn tune(tuning: &Tuning) -> usize {
-    let mut failed = 0;
+/// /sys are often read-only, and a network namespace has no number of entries of its own (S55). Returns those, with why.
+pub fn tune(tuning: &Tuning) -> Vec<(&'static str, io::Error)> {
+    let mut failed = Vec::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     for setting in sysctl::wanted(tuning, cores) {
         if let Err(error) = set(&setting) {
             let (file, value) = (setting.file, setting.value);
             tracing::warn!(file, value, %error, "a setting of connection tracking stays as it is");
-            failed += 1;
+            failed.push((file, error));
         }
     }
     failed

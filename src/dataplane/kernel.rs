@@ -1,6 +1,7 @@
 //! Our two tables in the kernel: observed, written, removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
@@ -10,6 +11,13 @@ use portolan_nft::{Command, Dumped, TableId};
 use super::nft::{CommitError, NftSocket};
 
 const FORGET_TRIES: usize = 3;
+
+/// What writing took, and whom it failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    pub took: BTreeMap<Family, Duration>,
+    pub failed: BTreeSet<Family>,
+}
 
 /// Blocks: the kernel does a transaction while it is sent.
 pub struct Kernel {
@@ -64,6 +72,15 @@ impl Kernel {
     /// keep the other from being written. After an error `dataplane` needs an observation before it goes on; what was
     /// written stays.
     pub fn write(&mut self, dataplane: &mut Dataplane) -> anyhow::Result<usize> {
+        self.write_measured(dataplane, &mut Measured::default())
+    }
+
+    /// The same, and adds to `measured` what each family had of it.
+    pub fn write_measured(
+        &mut self,
+        dataplane: &mut Dataplane,
+        measured: &mut Measured,
+    ) -> anyhow::Result<usize> {
         let lacks = self.lacks.map(table_id);
         let steps = dataplane.steps().into_iter().filter(|step| Some(step.table()) != lacks);
         let steps: Vec<Step> = steps.collect();
@@ -73,9 +90,15 @@ impl Kernel {
             if failed.contains_key(&step.table()) {
                 continue;
             }
-            match self.apply(step) {
+            let start = Instant::now();
+            let applied = self.apply(step);
+            *measured.took.entry(step.family()).or_default() += start.elapsed();
+            match applied {
                 Ok(()) => dataplane.applied(step),
-                Err(error) => drop(failed.insert(step.table(), error)),
+                Err(error) => {
+                    measured.failed.insert(step.family());
+                    failed.insert(step.table(), error);
+                }
             }
         }
         if failed.is_empty() {

@@ -22,6 +22,7 @@
 //! - `routers`: the same with FRR in BIRD's place.
 //! - `bad_input`: one clear sentence, and nothing else lost.
 //! - `hostile`: whatever the API server takes, and nothing else suffers.
+//! - `process`: Events on the Node, the pages beside the metrics.
 //! - `commands`: status, cleanup, crds as an operator runs them.
 
 mod affinity;
@@ -43,6 +44,7 @@ mod kinds;
 mod localhost;
 mod node_addresses;
 mod pods;
+mod process;
 mod readiness;
 mod reload;
 mod restarts;

@@ -38,6 +38,10 @@ impl Default for Limits {
 }
 
 impl Step {
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
     /// The map of remembered clients must be read before the step is written, for [`forget`](Self::forget).
     pub fn forgets(&self) -> bool {
         self.changes.iter().any(|change| change.forgets().is_some())

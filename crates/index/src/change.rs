@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use portolan_api::conditions::object::INVALID;
 use portolan_model::{
-    Advertisement, Allocation, EndpointSlice, Name, Node, ObjectId, Peer, Pool, Problem, Service,
+    Advertisement, Allocation, EndpointSlice, Family, Name, Node, ObjectId, Peer, Pool, Problem, Service,
     ServiceCidr, ServiceId,
 };
 
@@ -160,6 +160,14 @@ impl Object {
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Of an EndpointSlice that counts.
+    pub fn family(&self) -> Option<Family> {
+        match &self.value {
+            Value::EndpointSlice(_, slice) => Some(slice.family),
+            _ => None,
+        }
     }
 
     pub fn key(&self) -> &Key {

@@ -1,6 +1,7 @@
 //! Which of this node's addresses answer node ports (S19, S20, S21).
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -21,6 +22,17 @@ pub enum Selector {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither a CIDR nor one of primary, localhost, all")]
 pub struct UnknownSelector(String);
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Selector::Primary => f.write_str("primary"),
+            Selector::Localhost => f.write_str("localhost"),
+            Selector::All => f.write_str("all"),
+            Selector::Within(net) => net.fmt(f),
+        }
+    }
+}
 
 impl FromStr for Selector {
     type Err = UnknownSelector;

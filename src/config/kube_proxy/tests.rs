@@ -95,11 +95,12 @@ fn s70_a_file_as_kubeadm_writes_it() {
     let file = translate(include_str!("kubeadm.yaml")).unwrap();
     assert_eq!(
         file.config,
-        json!({ "proxy": { "bindAddress": "0.0.0.0", "clusterCIDRs": ["10.244.0.0/16"], "masqueradeAll": false } })
+        json!({ "proxy": {
+            "bindAddress": "0.0.0.0", "bindAddressHardFail": false, "clusterCIDRs": ["10.244.0.0/16"], "masqueradeAll": false,
+        } })
     );
     let fields: Vec<&str> = file.notes.iter().filter_map(|note| note.split(' ').next()).collect();
     let expected = [
-        "bindAddressHardFail",
         "clientConnection",
         "configSyncPeriod",
         "enableProfiling",
