@@ -178,7 +178,9 @@ mod tests {
         let (now, old) = (Timestamp::now(), Timestamp::now() - 1.hour());
         let key = Key::namespaced("default", "a");
         let apply = |family, at| Change::Apply(slice(family, at));
-        let cases: [(&str, Vec<Change>, &[bool], [u64; 2]); 9] = [
+        /// What it is, the changes, the turns after them and whether they succeed, the observations.
+        type Case<'a> = (&'a str, Vec<Change>, &'a [bool], [u64; 2]);
+        let cases: [Case; 9] = [
             ("a change", vec![apply("IPv4", Some(now))], &[true], [1, 0]),
             ("of its own family", vec![apply("IPv6", Some(now))], &[true], [0, 1]),
             ("several at once", vec![apply("IPv4", Some(now)), apply("IPv6", Some(now))], &[true], [1, 1]),
