@@ -1,5 +1,6 @@
 //! The configuration file of the agent and the controller: what the chart renders into its ConfigMap.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub enum NodeRoutes {
 pub struct Proxy {
     pub mode: Mode,
     /// The node's address in its family, in place of those of its Node object (S76); 0.0.0.0, :: and empty = the latter.
-    #[serde(deserialize_with = "bind_address")]
+    #[serde(deserialize_with = "bind_address", serialize_with = "as_text")]
     pub bind_address: Option<IpAddr>,
     /// The cluster's pod ranges: how pods are told from outside clients (S48). Empty = no detection.
     #[serde(rename = "clusterCIDRs")]
@@ -176,12 +177,9 @@ fn as_texts<S: Serializer>(selectors: &[Selector], serializer: S) -> Result<S::O
     serializer.collect_seq(selectors.iter().map(Selector::to_string))
 }
 
-fn as_name<S: Serializer>(name: &Option<Name>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(name.as_deref().unwrap_or_default())
-}
-
-fn as_text<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&address.map(|address| address.to_string()).unwrap_or_default())
+/// Empty for none.
+fn as_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&value.as_ref().map(T::to_string).unwrap_or_default())
 }
 
 /// `24h0m0s`.
@@ -215,9 +213,9 @@ pub enum DetectLocalMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct DetectLocal {
-    #[serde(deserialize_with = "interface", serialize_with = "as_name")]
+    #[serde(deserialize_with = "interface", serialize_with = "as_text")]
     pub bridge_interface: Option<Name>,
-    #[serde(deserialize_with = "interface", serialize_with = "as_name")]
+    #[serde(deserialize_with = "interface", serialize_with = "as_text")]
     pub interface_name_prefix: Option<Name>,
 }
 
