@@ -249,6 +249,37 @@ fn invariant_7_only_what_the_kernel_balances_is_announced() {
     });
 }
 
+/// The agent looks at no Service when facts besides Services change and the context comes out equal.
+#[test]
+fn invariant_2_an_equal_context_announces_every_service_as_before() {
+    arbtest::arbtest(|u| {
+        let (before, other) = (snapshot(u)?, snapshot(u)?);
+        let mut after = before.clone();
+        match u.int_in_range(0..=4)? {
+            0 => after.nodes = other.nodes,
+            1 => after.pools = other.pools,
+            2 => after.peers = other.peers,
+            3 => after.advertisements = other.advertisements,
+            _ => after.service_cidrs = other.service_cidrs,
+        }
+        let me: Name = "n1".into();
+        let context = |snapshot: &Snapshot| {
+            let (sessions, _) = peers::selected(snapshot, &me, Some(64512));
+            advertise::Context::new(snapshot, &me, &Classes::default(), &sessions)
+        };
+        let (old, new) = (context(&before), context(&after));
+        if old == new {
+            let view = NodeView { node: me.clone(), external_ips: true, ..NodeView::default() };
+            for each in before.services.values() {
+                let programmed = service::plan(each, &view);
+                let said = |context, snapshot| advertise::service(context, snapshot, each, Some(&programmed));
+                assert_eq!(said(&old, &before), said(&new, &after));
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn invariant_9_any_pools_and_allocations_can_be_decided_on() {
     arbtest::arbtest(|u| {
