@@ -1,17 +1,18 @@
 //! Who reaches whom by which address, in either family and protocol: upstream's granular checks.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::Service;
+use portolan_lab::netns::Namespace;
 use portolan_lab::topology::node_address;
 use serde_json::json;
 
-use crate::asking::{Answered, Refused, Tcp, Udp, answered_by, ends};
+use crate::asking::{Answered, Protocol, Refused, Silent, Tcp, Udp, answered_by, ask, ended, ends};
 use crate::fixture::{Cluster, NODES, at, beside, cluster_ip, node_port, test};
-use crate::pods::{Running, Wanted, names};
+use crate::pods::{Wanted, names};
 
-const PROTOCOLS: [crate::asking::Protocol; 2] = [Tcp, Udp];
+const PROTOCOLS: [Protocol; 2] = [Tcp, Udp];
 
 fn both_protocols() -> serde_json::Value {
     json!([{ "name": "t", "port": 80 }, { "name": "u", "port": 80, "protocol": "UDP" }])
@@ -117,22 +118,17 @@ fn s11_s39_s46_e36_e37_e65_pods_with_the_nodes_network() {
             // E36
             answered_by(&n1, to_pod, protocol, &[&web.name]).await?;
         }
-        never(&[&elsewhere, &Running { name: "n2".into(), ips: vec![], ns: n2 }], &[to_local, to_pod]).await
+        never(&[&elsewhere.ns, &n2], &[to_local, to_pod]).await
     });
 }
 
 /// Five requests each, side by side, none of which is answered.
-async fn never(from: &[&Running], to: &[std::net::SocketAddr]) -> anyhow::Result<()> {
+async fn never(from: &[&Namespace], to: &[SocketAddr]) -> anyhow::Result<()> {
     let pairs = from.iter().flat_map(|from| to.iter().map(move |to| (from, to)));
     let cases = pairs.flat_map(|pair| std::iter::repeat_n(pair, 5));
-    let asked =
-        cases.map(|(from, to)| async move { (from, to, crate::asking::ask(&from.ns, *to, Tcp).await) });
+    let asked = cases.map(|(from, to)| async move { (from, to, ask(from, *to, Tcp).await) });
     for (from, to, result) in futures::future::join_all(asked).await {
-        anyhow::ensure!(
-            crate::asking::ended(&result) == Some(crate::asking::Silent),
-            "{} -> {to}: {result:?}",
-            from.name
-        );
+        anyhow::ensure!(ended(&result) == Some(Silent), "{} -> {to}: {result:?}", from.name());
     }
     Ok(())
 }
@@ -194,7 +190,7 @@ fn s80_e67_host_ports_of_one_number() {
     });
 }
 
-/// The same table on a whole small cluster of one family or both: see `families`.
+/// A Service of both protocols, in each of its families, from a pod, a node and outside: for clusters of any families.
 pub async fn all_ways(cluster: &Cluster, pods: &[&str], service: &Service) -> anyhow::Result<()> {
     let ips = service.spec.as_ref().and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
     for ip in ips {
