@@ -10,18 +10,18 @@ use portolan_lab::wait_for;
 use serde_json::{Value, json};
 
 use crate::asking::{Refused, Tcp, Udp, answered_by, ends};
-use crate::fixture::{Cluster, PATIENCE, at, beside, of_families};
+use crate::fixture::{Cluster, NODES, PATIENCE, at, beside, on_own};
 use crate::granular::all_ways;
 use crate::pods::names;
 
 #[test]
 fn s6_a_cluster_of_ipv4_alone() {
-    of_families("s6-ipv4", Families::Ipv4, async |cluster| whole_line(cluster, json!({})).await);
+    on_own("s6-ipv4", Families::Ipv4, NODES, async |cluster| whole_line(cluster, json!({})).await);
 }
 
 #[test]
 fn s6_a_cluster_of_ipv6_alone() {
-    of_families("s6-ipv6", Families::Ipv6, async |cluster| whole_line(cluster, json!({})).await);
+    on_own("s6-ipv6", Families::Ipv6, NODES, async |cluster| whole_line(cluster, json!({})).await);
 }
 
 #[test]

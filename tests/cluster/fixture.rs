@@ -58,11 +58,16 @@ pub fn beside(name: &str, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>
     testing::beside_others(name, async |lab| on_cluster(name, lab, body).await);
 }
 
-/// The same on a cluster of its own, of these families.
-pub fn of_families(name: &str, families: Families, body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>) {
+/// The same on a cluster of its own, of these families and with this many nodes.
+pub fn on_own(
+    name: &str,
+    families: Families,
+    nodes: u8,
+    body: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>,
+) {
     let options = Options::own();
-    let prefix = format!("{}{families}", options.prefix);
-    let options = Options { prefix, families, ..options };
+    let prefix = format!("{}x{nodes}{families}", options.prefix);
+    let options = Options { prefix, families, nodes, ..options };
     testing::in_lab_of(name, options, async |lab| on_cluster(name, lab, body).await);
 }
 
@@ -102,14 +107,15 @@ impl Cluster {
         if !self.is_installed().await? {
             product.helm_install(&values(self.lab.families)).await?;
         }
-        for name in ["agent-n1", "agent-n2", "agent-n3", "controller-1", "controller-2"] {
-            if product.pid(name).is_none() {
-                product.start_named(name).await?;
+        let agents = self.lab.node_names().into_iter().map(|node| format!("agent-{node}"));
+        for name in agents.chain(["controller-1", "controller-2"].map(String::from)) {
+            if product.pid(&name).is_none() {
+                product.start_named(&name).await?;
             }
         }
         product.check()?;
         drop(product);
-        self.sessions_of(&[1, 2, 3]).await
+        self.sessions_of(&(1..=self.lab.nodes).collect::<Vec<_>>()).await
     }
 
     async fn is_installed(&self) -> anyhow::Result<bool> {

@@ -2,10 +2,11 @@
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
+use portolan_lab::topology::Families;
 use serde_json::{Value, json};
 
 use crate::asking::{Answered, Silent, Tcp, answered_by, ends};
-use crate::fixture::{Cluster, at, beside, cluster_ip, node_port, test};
+use crate::fixture::{Cluster, at, beside, cluster_ip, node_port, on_own};
 
 /// A Service of the pods `web`, and the address of its ClusterIP.
 async fn service(cluster: &Cluster, name: &str, spec: Value) -> anyhow::Result<std::net::SocketAddr> {
@@ -85,36 +86,29 @@ fn s35_e84_traffic_policies_and_distribution_together() {
     });
 }
 
-/// A zone of two nodes, and what becomes of a node that leaves it.
+/// Three zones of two nodes each, in a cluster of its own; then one node leaves its zone.
 #[test]
-fn s35_s36_e81_several_nodes_in_a_zone() {
-    test("s36-e81-two-in-a-zone", async |cluster| {
-        let nodes: Api<Node> = Api::all(cluster.client.clone());
-        let move_to = async |zone: &str| {
-            let patch = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": zone } } });
-            nodes.patch("n2", &PatchParams::default(), &Patch::Merge(patch)).await
-        };
-        // Before there are endpoints: the controller writes a node's zone into them once.
-        move_to("z1").await?;
-        let result = two_in_a_zone(cluster).await;
-        move_to("z2").await?;
-        let zone = result?;
-        // No endpoint is of n2's zone now, so that its hints are no matter (S35); the others' are.
-        answered_by(&cluster.ns("n2")?, zone, Tcp, &["one", "two", "three"]).await?;
-        answered_by(&cluster.ns("n1")?, zone, Tcp, &["one", "two"]).await.map(drop)
-    });
-}
-
-async fn two_in_a_zone(cluster: &Cluster) -> anyhow::Result<std::net::SocketAddr> {
-    let pods = cluster.run_on_each_node("web", ["one", "two", "three"]).await?;
-    let zone = service(cluster, "zone", json!({ "trafficDistribution": "PreferSameZone" })).await?;
-    let node = service(cluster, "node", json!({ "trafficDistribution": "PreferSameNode" })).await?;
-    let zones: [&[&str]; 3] = [&["one", "two"], &["one", "two"], &["three"]];
-    for ((pod, number), in_zone) in pods.iter().zip(1..).zip(zones) {
-        for from in [&pod.ns, &cluster.ns(&format!("n{number}"))?] {
-            answered_by(from, zone, Tcp, in_zone).await?;
-            answered_by(from, node, Tcp, &[&pod.name]).await?;
+fn s33_s34_s35_s36_e81_several_nodes_in_a_zone() {
+    on_own("s36-e81-zones-of-two", Families::Ipv4, 6, async |cluster| {
+        let pods = cluster.run_on_each_node("web", ["one", "two", "three", "four", "five", "six"]).await?;
+        let zone = service(cluster, "zone", json!({ "trafficDistribution": "PreferSameZone" })).await?;
+        let node = service(cluster, "node", json!({ "trafficDistribution": "PreferSameNode" })).await?;
+        let zones = [["one", "four"], ["two", "five"], ["three", "six"]];
+        for ((pod, number), in_zone) in pods.iter().zip(1..).zip(zones.iter().cycle()) {
+            for from in [&pod.ns, &cluster.ns(&format!("n{number}"))?] {
+                answered_by(from, zone, Tcp, in_zone).await?;
+                answered_by(from, node, Tcp, &[&pod.name]).await?;
+            }
         }
-    }
-    Ok(zone)
+        let nodes: Api<Node> = Api::all(cluster.client.clone());
+        let moved = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "z2" } } });
+        nodes.patch("n6", &PatchParams::default(), &Patch::Merge(moved)).await?;
+        answered_by(&cluster.ns("n6")?, zone, Tcp, &["two", "five"]).await?;
+        // To a zone without an endpoint: hints are no matter there (S35), and elsewhere they are.
+        let moved = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "z4" } } });
+        nodes.patch("n6", &PatchParams::default(), &Patch::Merge(moved)).await?;
+        let all = ["one", "two", "three", "four", "five", "six"];
+        answered_by(&cluster.ns("n6")?, zone, Tcp, &all).await?;
+        answered_by(&cluster.ns("n3")?, zone, Tcp, &["three", "six"]).await.map(drop)
+    });
 }
