@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use portolan_model::{Family, ServiceId, Snapshot};
+use portolan_model::{Family, Frontend, ServiceId, Snapshot};
 use portolan_plan::flows::Flows;
 
 use super::tables::Tables;
@@ -27,6 +27,11 @@ impl Connections {
     /// These Services may have other endpoints now.
     pub fn touch(&mut self, services: &BTreeSet<ServiceId>) {
         self.unseen.extend(services.iter().cloned());
+    }
+
+    /// Nothing is behind these any more.
+    pub fn orphaned(&mut self, frontends: Vec<Frontend>) {
+        self.flows.orphaned(frontends);
     }
 
     /// To be called when the kernel has what `tables` wants; says what was deleted.

@@ -105,6 +105,7 @@ impl Programmer {
         meter: &Meter,
         now: Instant,
     ) -> Vec<anyhow::Error> {
+        self.connections.orphaned(self.tables.take_orphans());
         let cleaned = self.connections.clean(snapshot, &self.tables, now);
         let cleaned = cleaned.map(|cleaned| meter.cleaned(&cleaned));
         let routed = match self.routes_due {

@@ -28,6 +28,8 @@ pub struct Tables {
     pending: BTreeMap<ServiceId, Option<Arc<ServicePlan>>>,
     /// `dataplane` knows what the kernel holds.
     is_observed: bool,
+    /// What the last observation found that nobody asks for any more.
+    orphans: Vec<Frontend>,
     /// It does not, for somebody else changed that.
     is_repair: bool,
 }
@@ -43,6 +45,7 @@ impl Tables {
             programmed: BTreeMap::new(),
             pending: BTreeMap::new(),
             is_observed: false,
+            orphans: Vec::new(),
             is_repair: false,
         })
     }
@@ -119,10 +122,16 @@ impl Tables {
         }
     }
 
+    /// Frontends that went while no agent ran; each is told once.
+    pub fn take_orphans(&mut self) -> Vec<Frontend> {
+        std::mem::take(&mut self.orphans)
+    }
+
     /// Brings the kernel to what is wanted. After an error the next attempt starts from what the kernel then holds.
     pub fn write(&mut self, meter: &mut Meter, alarm: &mut Alarm, now: Instant) -> anyhow::Result<()> {
         if !self.is_observed {
             self.dataplane.observed(&self.kernel.observe()?);
+            self.orphans = self.dataplane.orphans();
             self.is_observed = true;
         }
         let mut measured = Measured::default();

@@ -23,6 +23,7 @@
 //! - `bad_input`: one clear sentence, and nothing else lost.
 //! - `hostile`: whatever the API server takes, and nothing else suffers.
 //! - `process`: Events on the Node, the pages beside the metrics.
+//! - `unattended`: what changes while no agent or no API server is there, and of the agent's own Node.
 //! - `commands`: status, cleanup, crds as an operator runs them.
 
 mod affinity;
@@ -54,3 +55,4 @@ mod services;
 mod take_over;
 mod topology;
 mod udp;
+mod unattended;

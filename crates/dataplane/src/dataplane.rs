@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portolan_model::{Family, Frontend, ServiceId, ServicePlan};
+use portolan_model::{Address, Family, Frontend, ServiceId, ServicePlan};
 use portolan_nft::{Dumped, Table};
 
 use crate::actual::Frame;
@@ -71,6 +71,18 @@ impl Dataplane {
         for (proxy, dumped) in self.proxies.iter_mut().zip(dumps) {
             proxy.observed(dumped.as_ref(), &self.settings);
         }
+    }
+
+    /// What the kernel still serves although no Service asks for it any more: at the start, those that went while no agent
+    /// ran. A node port is one frontend for each address that it has.
+    pub fn orphans(&self) -> Vec<Frontend> {
+        let keys = self.proxies.iter().flat_map(Proxy::orphans);
+        keys.map(|key| Frontend {
+            address: Address::Vip(key.address),
+            protocol: key.protocol,
+            port: key.port,
+        })
+        .collect()
     }
 
     /// What a Service needs from now on; None = nothing any more. `created` orders the claims of several Services to one

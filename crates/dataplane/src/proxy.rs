@@ -44,6 +44,10 @@ impl Proxy {
         self.dirty.hairpin.extend(&self.actual.hairpin);
     }
 
+    pub fn orphans(&self) -> impl Iterator<Item = Key> {
+        self.actual.entries.keys().copied().filter(|key| self.claims.winner(*key).is_none())
+    }
+
     pub fn wanted<'a>(&self, key: Key, forwarding: &'a Forwarding, settings: &Settings) -> Wanted<'a> {
         if key.address.is_loopback() && settings.node_port_addresses.contains(&key.address) {
             return Wanted::refused_on_localhost();

@@ -85,6 +85,15 @@ impl Flows {
         }
     }
 
+    /// Frontends that the kernel served for Services that went while nobody looked: their flows lead nowhere, too (S51).
+    pub fn orphaned(&mut self, frontends: impl IntoIterator<Item = Frontend>) {
+        for frontend in frontends {
+            if frontend.protocol == Protocol::Udp && !self.claimed.contains_key(&frontend) {
+                self.due.entry(frontend).or_default();
+            }
+        }
+    }
+
     /// Empty most of the time.
     pub fn stale(&mut self, now: Instant) -> Stale {
         self.spared.retain(|frontend, ends| {

@@ -70,6 +70,13 @@ impl Product {
         self.start(&name, &ns, AGENT_CAPABILITIES, &["agent".into(), format!("--node-name={node}")], &files)
     }
 
+    /// With the files of its last start: the API server may be away.
+    pub async fn start_known_agent(&mut self, node: &str) -> anyhow::Result<()> {
+        let name = format!("agent-{node}");
+        let (files, ns) = (self.site.product_dir().join(&name), self.site.ns(node)?);
+        self.start(&name, &ns, AGENT_CAPABILITIES, &["agent".into(), format!("--node-name={node}")], &files)
+    }
+
     pub async fn start_controller(&mut self, number: u8) -> anyhow::Result<()> {
         let name = format!("controller-{number}");
         let files = self.files(&name, "portolan-controller").await?;

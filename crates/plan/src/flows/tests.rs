@@ -227,3 +227,16 @@ fn s51_an_end_that_was_terminating_is_not_spared() {
     set(&mut flows, Some(&service("10.1.1.2 n1")));
     assert!(condemned_at(&mut flows, start()).contains("10.1.1.1:8080"));
 }
+
+/// What an agent finds in its table at the start.
+#[test]
+fn s51_frontends_whose_service_went_while_no_agent_ran() {
+    let vip =
+        |ip: &str, protocol| Frontend { address: Address::Vip(ip.parse().unwrap()), protocol, port: 80 };
+    let mut flows = Flows::new(true);
+    flows.orphaned([vip("192.0.2.11", Protocol::Udp), vip("10.96.0.10", Protocol::Tcp)]);
+    let text = condemned(&mut flows);
+    assert!(text.lines().all(|line| line.contains("192.0.2.11:80")) && !text.is_empty(), "{text}");
+    flows.cleaned();
+    assert_eq!(condemned(&mut flows), "");
+}
