@@ -72,11 +72,10 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&arguments.output)?;
     let prefix = format!("pbench{}", std::process::id());
     let binaries = Binaries::ensure()?;
+    // Removes everything once this process has ended, however that came about; it stays where it starts.
+    let guard = lab::reaper(&prefix).stdin(Stdio::piped()).spawn()?;
     world::enter(&prefix)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let _entered = runtime.enter();
-    // Removes everything once this process has ended, however that came about.
-    let guard = lab::spawn_reaper(&prefix, Stdio::piped())?;
     let result = runtime.block_on(plan::run(&arguments, &prefix, &binaries));
     if result.is_err() {
         let _ = std::fs::write(lab::folder(&prefix).join("keep"), "");

@@ -192,16 +192,23 @@ pub async fn reap(prefix: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Removes namespaces, their processes and the folder of `prefix` once its input ends.
-pub fn spawn_reaper(prefix: &str, input: Stdio) -> anyhow::Result<Child> {
-    let mut command = Command::new("sh");
+fn spawn_reaper(prefix: &str, input: Stdio) -> anyhow::Result<Child> {
+    Command::from(reaper(prefix)).stdin(input).spawn().context("start the guard")
+}
+
+/// The guard: removes namespaces, their processes and the folder of `prefix` once its input ends. It must not run inside one of
+/// them, or it ends itself.
+pub fn reaper(prefix: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("sh");
     command.arg("-c").arg(REAP).arg("portolan-lab-reap").arg(prefix).arg(folder(prefix));
-    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: setsid is a plain system call. A session of its own: neither Ctrl-C nor a closed terminal reaches the guard.
     unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            nix::unistd::setsid().map(drop).map_err(std::io::Error::from)
+        });
     }
-    command.spawn().context("start the guard")
+    command
 }
 
 struct Clock {
