@@ -87,7 +87,8 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     tokio::spawn(health::serve_ports(health, events.clone()));
     let (localhost_tx, relayed) = watch::channel(Default::default());
     tokio::spawn(localhost::serve(relayed, events.clone(), metrics.clone()));
-    let index = Index::new(&Kind::ALL);
+    let proxy_name = given.config.proxy.service_proxy_name.clone();
+    let index = Index::new(&Kind::ALL).claiming(proxy_name.clone());
     let listen = given.config.bgp.listen.clone();
     let outlets = Outlets {
         intent: intent_tx.clone(),
@@ -100,7 +101,7 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     };
     let line = Line::new(&node_name, config, index, outlets).await?;
 
-    let changes = kubernetes::start(&client, &Kind::ALL);
+    let changes = kubernetes::start(&client, &Kind::ALL, proxy_name.as_deref());
     let mut speaker = tokio::spawn(async move { speaker::run(intent, &listen, status_tx).await });
     let mut report = tokio::spawn(report::run(client, node_name.clone(), line_report, status));
     tokio::spawn(reload::run(sources, config_tx));

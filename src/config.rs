@@ -52,6 +52,10 @@ pub struct Proxy {
     pub detect_local_mode: DetectLocalMode,
     /// Of which interface, for the modes that ask.
     pub detect_local: DetectLocal,
+    /// Serve the Services whose label `service.kubernetes.io/service-proxy-name` has this value, and leave all others to another
+    /// proxy (S3): nothing is taken over from it then, and unallocated cluster IPs may be its own. Empty = those without the label.
+    #[serde(deserialize_with = "label_value")]
+    pub service_proxy_name: Option<Name>,
     /// Masquerade every connection to a ClusterIP (S16).
     pub masquerade_all: bool,
     /// Which bit of the packet mark says "masquerade" between our chains (S47): 0 to 31.
@@ -167,6 +171,17 @@ fn interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Name>,
     }
 }
 
+fn label_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Name>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
+    let is_value = text.len() <= 63 && text.chars().all(is_inner);
+    match is_value && ends(text.chars().next()) && ends(text.chars().last()) {
+        true => Ok(Some(text.into()).filter(|name: &Name| !name.is_empty())),
+        false => Err(de::Error::custom(format!("{text:?} cannot be the value of a label"))),
+    }
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let parsed = text.parse::<jiff::SignedDuration>().map_err(de::Error::custom)?;
@@ -220,6 +235,11 @@ pub struct DetectLocal {
 }
 
 impl Proxy {
+    /// What a kube-proxy left goes, unless it is there beside us (S3, S74).
+    pub fn takes_over(&self) -> bool {
+        self.take_over && self.service_proxy_name.is_none()
+    }
+
     /// How pods are told from others on a node with these podCIDRs (S48).
     pub fn detector(&self, pod_cidrs: &[IpNet]) -> Detector {
         let (local, none) = (&self.detect_local, Detector::default);
@@ -284,6 +304,7 @@ impl Default for Proxy {
             cluster_cidrs: Vec::new(),
             detect_local_mode: DetectLocalMode::default(),
             detect_local: DetectLocal::default(),
+            service_proxy_name: None,
             masquerade_all: false,
             masquerade_bit: MasqueradeBit::default(),
             node_port_addresses: vec![Selector::Primary],
@@ -455,6 +476,20 @@ mod tests {
         assert_eq!(read("[10.1.0.0/16, localhost]").unwrap(), [net, Selector::Localhost]);
         assert!(read("[eth0]").unwrap_err().to_string().contains("primary, localhost, all"));
         assert_eq!(Proxy::default().node_port_addresses, [Selector::Primary]);
+    }
+
+    #[test]
+    fn s3_service_proxy_name() {
+        let read = |name: &str| {
+            Config::over(serde_json::Value::Null, &format!("proxy: {{ serviceProxyName: {name:?} }}"))
+        };
+        let proxy = read("mine.v1").unwrap().proxy;
+        assert_eq!((proxy.service_proxy_name.as_deref(), proxy.takes_over()), (Some("mine.v1"), false));
+        let proxy = read("").unwrap().proxy;
+        assert_eq!((proxy.service_proxy_name.as_deref(), proxy.takes_over()), (None, true));
+        for wrong in ["a b", "-a", "a,b=c", &"a".repeat(64)] {
+            assert!(format!("{:#}", read(wrong).unwrap_err()).contains("cannot be the value of a label"));
+        }
     }
 
     #[test]

@@ -78,14 +78,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(address) = http {
         http::serve(address, readiness).await?;
     }
-    let changes = watch::start(&client, &desk::KINDS);
+    let changes = watch::start(&client, &desk::KINDS, config.proxy.service_proxy_name.as_deref());
     let events = Events::start(client.clone(), FIELD_MANAGER, &identity);
     let (campaign, leadership) = Campaign::start(client.clone(), &namespace, LEASE_NAME, &identity);
     if let Some(path) = bootstrap {
         tokio::spawn(bootstrap::keep_applied(client.clone(), path, leadership.clone()));
     }
     let controller = Controller {
-        desk: Desk::new((&config.classes).into()),
+        desk: Desk::new((&config.classes).into(), config.proxy.service_proxy_name),
         writer: Writer { client: client.clone(), leadership: leadership.clone(), events: events.clone() },
         statuses: PolicyStatus::new(client.clone(), events, config.bgp.asn),
         sessions: Sessions::watch(&client),

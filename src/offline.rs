@@ -31,7 +31,7 @@ impl Offline {
     /// Fails when the text is not YAML, or an object is not one that Portolan reads; an error in an object's fields
     /// is a problem of that object and nothing more.
     pub fn read(text: &str, config: Config) -> anyhow::Result<Offline> {
-        let mut index = Index::new(&Kind::ALL);
+        let mut index = Index::new(&Kind::ALL).claiming(config.proxy.service_proxy_name.clone());
         for (kind, objects) in by_kind(text)? {
             index.apply(Change::Replace(kind, objects));
         }

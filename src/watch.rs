@@ -86,15 +86,18 @@ fn first_line(error: &dyn std::error::Error) -> anyhow::Error {
 }
 
 /// Starts watching; the watches end when the receiver is dropped.
-pub fn start(client: &Client, kinds: &[Kind]) -> mpsc::Receiver<Change> {
+///
+/// `proxy_name`: only the Services that carry this value of the label service-proxy-name, in place of those without it (S3).
+pub fn start(client: &Client, kinds: &[Kind], proxy_name: Option<&str>) -> mpsc::Receiver<Change> {
     let (changes, receiver) = mpsc::channel(WAITING_CHANGES);
     for kind in kinds {
         let (client, changes) = (client.clone(), changes.clone());
         let kind = *kind;
+        let config = selection(kind, proxy_name);
         tokio::spawn(async move {
             let closed = changes.clone();
             tokio::select! {
-                () = watch(client, kind, changes) => {}
+                () = watch(client, kind, config, changes) => {}
                 () = closed.closed() => {}
             }
         });
@@ -102,24 +105,26 @@ pub fn start(client: &Client, kinds: &[Kind]) -> mpsc::Receiver<Change> {
     receiver
 }
 
-async fn watch(client: Client, kind: Kind, changes: mpsc::Sender<Change>) {
+async fn watch(client: Client, kind: Kind, config: watcher::Config, changes: mpsc::Sender<Change>) {
     match kind {
-        Kind::Service => run::<Trimmed<Service>>(client, kind, changes, Object::from).await,
-        Kind::EndpointSlice => run::<Trimmed<EndpointSlice>>(client, kind, changes, Object::from).await,
-        Kind::Node => run::<Trimmed<Node>>(client, kind, changes, Object::from).await,
-        Kind::ServiceCidr => run::<ServiceCIDR>(client, kind, changes, Object::from).await,
-        Kind::Pool => run_guarded::<IPAddressPool>(client, kind, changes).await,
-        Kind::Advertisement => run_guarded::<Advertisement>(client, kind, changes).await,
-        Kind::Peer => run_guarded::<BGPPeer>(client, kind, changes).await,
-        Kind::Allocation => run_guarded::<IPAllocation>(client, kind, changes).await,
+        Kind::Service => run::<Trimmed<Service>>(client, kind, config, changes, Object::from).await,
+        Kind::EndpointSlice => {
+            run::<Trimmed<EndpointSlice>>(client, kind, config, changes, Object::from).await
+        }
+        Kind::Node => run::<Trimmed<Node>>(client, kind, config, changes, Object::from).await,
+        Kind::ServiceCidr => run::<ServiceCIDR>(client, kind, config, changes, Object::from).await,
+        Kind::Pool => run_guarded::<IPAddressPool>(client, kind, config, changes).await,
+        Kind::Advertisement => run_guarded::<Advertisement>(client, kind, config, changes).await,
+        Kind::Peer => run_guarded::<BGPPeer>(client, kind, config, changes).await,
+        Kind::Allocation => run_guarded::<IPAllocation>(client, kind, config, changes).await,
     }
 }
 
-async fn run_guarded<K>(client: Client, kind: Kind, changes: mpsc::Sender<Change>)
+async fn run_guarded<K>(client: Client, kind: Kind, config: watcher::Config, changes: mpsc::Sender<Change>)
 where
     K: Resource<DynamicType = ()> + Into<Object> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    run::<DeserializeGuard<K>>(client, kind, changes, move |each| guarded(kind, each)).await;
+    run::<DeserializeGuard<K>>(client, kind, config, changes, move |each| guarded(kind, each)).await;
 }
 
 /// One of ours that does not decode must not cost the rest of its list (vips.md 2.0, 7).
@@ -131,10 +136,16 @@ fn guarded<K: Into<Object>>(kind: Kind, DeserializeGuard(decoded): DeserializeGu
 }
 
 /// What the server leaves out for us (S3, S4, S5, S7).
-fn selection(kind: Kind) -> watcher::Config {
+fn selection(kind: Kind, proxy_name: Option<&str>) -> watcher::Config {
     let config = watcher::Config::default();
     match kind {
-        Kind::Service => config.labels(&format!("!{PROXY_NAME_LABEL}")).fields("spec.clusterIP!=None"),
+        Kind::Service => {
+            let ours = match proxy_name {
+                Some(name) => format!("{PROXY_NAME_LABEL}={name}"),
+                None => format!("!{PROXY_NAME_LABEL}"),
+            };
+            config.labels(&ours).fields("spec.clusterIP!=None")
+        }
         Kind::EndpointSlice => config.labels(&format!("!{HEADLESS_LABEL},{SERVICE_NAME_LABEL}")),
         _ => config,
     }
@@ -142,12 +153,17 @@ fn selection(kind: Kind) -> watcher::Config {
 
 /// Streams the initial list where the server does that, and fetches it in pages of 500 where it does not: while a list is
 /// awaited, each failure has the other way tried next.
-async fn run<K>(client: Client, kind: Kind, changes: mpsc::Sender<Change>, object: impl Fn(K) -> Object)
-where
+async fn run<K>(
+    client: Client,
+    kind: Kind,
+    config: watcher::Config,
+    changes: mpsc::Sender<Change>,
+    object: impl Fn(K) -> Object,
+) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut feed = Feed { kind, list: None, listed: false, trouble: None, pause: RETRY_FIRST, changes };
-    let ways = [selection(kind).streaming_lists(), selection(kind)];
+    let ways = [config.clone().streaming_lists(), config];
     for config in ways.iter().cycle() {
         let mut events = std::pin::pin!(watcher::watcher(Api::<K>::all(client.clone()), config.clone()));
         while let Some(event) = events.next().await {
@@ -352,12 +368,14 @@ mod tests {
     #[test]
     fn s3_s4_s5_s7_the_server_leaves_out_what_is_not_ours() {
         let asked = |kind| {
-            let config = selection(kind);
+            let config = selection(kind, None);
             (config.label_selector.unwrap_or_default(), config.field_selector.unwrap_or_default())
         };
         let (labels, fields) = asked(Kind::Service);
         assert_eq!(labels, "!service.kubernetes.io/service-proxy-name");
         assert_eq!(fields, "spec.clusterIP!=None");
+        let ours = selection(Kind::Service, Some("mine"));
+        assert_eq!(ours.label_selector.as_deref(), Some("service.kubernetes.io/service-proxy-name=mine"));
         let (labels, fields) = asked(Kind::EndpointSlice);
         assert_eq!(labels, "!service.kubernetes.io/headless,kubernetes.io/service-name");
         assert_eq!(fields, "");

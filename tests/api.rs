@@ -242,6 +242,11 @@ struct View {
 
 impl View {
     async fn start(lab: &Lab) -> anyhow::Result<View> {
+        View::of_proxy(lab, None).await
+    }
+
+    /// Of the proxy of this name (S3).
+    async fn of_proxy(lab: &Lab, name: Option<&str>) -> anyhow::Result<View> {
         let token = lab.kubectl(&["create", "token", "portolan-agent", "--namespace", NAMESPACE]).await?;
         let mut kubeconfig = Kubeconfig::read_from(lab.kubeconfig())?;
         for user in &mut kubeconfig.auth_infos {
@@ -250,8 +255,9 @@ impl View {
         }
         let path = manifest_file(lab, "agent-kubeconfig", &serde_saphyr::to_string(&kubeconfig)?)?;
         let client = watch::client(Some(path.as_ref())).await?;
-        let changes = watch::start(&client, &Kind::ALL);
-        Ok(View { changes, index: Index::new(&Kind::ALL), dirty: Dirty::default() })
+        let changes = watch::start(&client, &Kind::ALL, name);
+        let index = Index::new(&Kind::ALL).claiming(name.map(Into::into));
+        Ok(View { changes, index, dirty: Dirty::default() })
     }
 
     /// Folds changes until the snapshot is as wanted; `always` must hold of every snapshot on the way.
@@ -315,6 +321,30 @@ fn a2_a56_the_watches_sync_follow_and_outlive_an_outage() {
         lab.kubectl(&["delete", "ippool", "watched"]).await?;
         let gone = |s: &Snapshot| !s.services.contains_key(&watched) && !s.pools.contains_key("watched");
         view.until("deletions are seen", |_| true, gone).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn s3_a_proxy_with_a_name_is_sent_the_services_that_carry_it() {
+    in_lab("s3_a_proxy_with_a_name_is_sent_the_services_that_carry_it", async |lab| {
+        install(lab).await?;
+        let mut named = View::of_proxy(lab, Some("mine")).await?;
+        let mine = ServiceId::new("default", "s3");
+        lab.kubectl(&["create", "service", "clusterip", "s3", "--tcp=80"]).await?;
+        let label = async |value: &str| {
+            let label = format!("service.kubernetes.io/service-proxy-name{value}");
+            lab.kubectl(&["label", "--overwrite", "service", "s3", &label]).await
+        };
+        let only = |count| move |s: &Snapshot| s.services.size() <= count;
+        named.until("the Services without a label are not sent", only(0), |s| s.services.is_empty()).await?;
+        label("=mine").await?;
+        named.until("a labelled one is", only(1), |s| s.services.contains_key(&mine)).await?;
+        label("=other").await?;
+        named.until("another's is not", only(1), |s| s.services.is_empty()).await?;
+        label("=mine").await?;
+        named.until("it is back", only(1), |s| s.services.contains_key(&mine)).await?;
+        lab.kubectl(&["delete", "service", "s3"]).await?;
         Ok(())
     });
 }

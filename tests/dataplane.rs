@@ -268,6 +268,35 @@ fn s16_s48_pods_are_told_by_the_interface_that_they_come_in_by() {
     });
 }
 
+/// What others write into the mark stays, and ours is gone when the packet leaves, whichever bit it is.
+#[test]
+fn s47_the_mark_is_one_bit_and_leaves_no_trace() {
+    on_site("s47_the_mark_is_one_bit_and_leaves_no_trace", async |site| {
+        for line in [
+            "add table ip other",
+            "add chain ip other before { type filter hook prerouting priority -150 ; }",
+            "add rule ip other before tcp dport 80 meta mark set 0x00ff0081",
+            "add chain ip other after { type filter hook postrouting priority 200 ; }",
+            "add rule ip other after ip daddr 10.244.1.0/24 meta mark 0x00ff0081 counter",
+            "add rule ip other after ip daddr 10.244.1.0/24 meta mark & 0x80004000 != 0 counter drop",
+        ] {
+            site.node.output(&["nft", line]).await?;
+        }
+        let action = same(balance(Masquerade::Always, &PODS[..1]));
+        let (mut kernel, mut dataplane) = serve(site, plan([(vip("10.96.0.1"), action)]));
+        for mark in [0x4000, 0x8000_0000] {
+            dataplane.set_settings(Settings { mark, ..settings() });
+            kernel.write(&mut dataplane)?;
+            let answer = probe::tcp(&site.client, at("10.96.0.1", 80)).await?;
+            assert_eq!(answer.client.ip().to_string(), "10.244.1.1", "masqueraded by {mark:#x}");
+        }
+        let listed = site.node.output(&["nft", "list", "chain", "ip", "other", "after"]).await?;
+        let seen = listed.lines().filter(|line| line.contains("packets 0 bytes 0")).count();
+        assert_eq!(seen, 1, "the foreign bits are seen, ours never: {listed}");
+        Ok(())
+    });
+}
+
 #[test]
 fn s38_s39_refused_and_silent() {
     on_site("s38_s39_refused_and_silent", async |site| {

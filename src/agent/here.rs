@@ -79,7 +79,9 @@ impl Here {
         let selectors = &config.proxy.node_port_addresses;
         let mut node_port_addresses = node_ports::addresses(selectors, primary, &self.view.addresses, &vips);
         node_port_addresses.extend(node_ports::loopback(selectors));
-        let cidrs = snapshot.service_cidrs.values();
+        // What nobody has whom we know of may be a Service of the other proxy (S3).
+        let alone = config.proxy.service_proxy_name.is_none();
+        let cidrs = snapshot.service_cidrs.values().filter(|_| alone);
         Settings {
             pods: self.view.pods.clone(),
             node_port_addresses,

@@ -97,7 +97,7 @@ impl Line {
         let classes = Classes::from(&config.classes);
         tune(&config, &reporter);
         let alarm = Alarm::new(reporter.clone());
-        let tables = Tables::open(config.proxy.take_over)?;
+        let tables = Tables::open(&config.proxy)?;
         let connections = Connections::open(config.proxy.conntrack.cut_vanished_tcp)?;
         let node: Name = node.into();
         Ok(Line {

@@ -61,6 +61,7 @@ fn restart_fields(old: &Config, new: &Config) -> Vec<&'static str> {
         ("proxy.healthzBindAddress", old.healthz_bind_address != new.healthz_bind_address),
         ("proxy.metricsBindAddress", old.metrics_bind_address != new.metrics_bind_address),
         ("proxy.bindAddressHardFail", old.bind_address_hard_fail != new.bind_address_hard_fail),
+        ("proxy.serviceProxyName", old.service_proxy_name != new.service_proxy_name),
         ("proxy.takeOver", old.take_over != new.take_over),
         ("proxy.conntrack.cutVanishedTcp", old.conntrack.cut_vanished_tcp != new.conntrack.cut_vanished_tcp),
     ];

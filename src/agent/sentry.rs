@@ -18,7 +18,7 @@ pub struct Sentry {
     tower: Watchtower,
     /// Leftovers of a kube-proxy are still to be removed.
     take_over: bool,
-    /// A kube-proxy that runs was named.
+    /// A kube-proxy that runs was named, or need not be.
     is_warned: bool,
     /// When our tables are to be compared again.
     repair_at: Option<Instant>,
@@ -26,9 +26,10 @@ pub struct Sentry {
 }
 
 impl Sentry {
-    pub fn open(take_over: bool) -> io::Result<Sentry> {
+    /// `beside`: another proxy is meant to run on this node (S3).
+    pub fn open(take_over: bool, beside: bool) -> io::Result<Sentry> {
         let tower = Watchtower::open()?;
-        Ok(Sentry { tower, take_over, is_warned: false, repair_at: None, repaired_at: None })
+        Ok(Sentry { tower, take_over, is_warned: beside, repair_at: None, repaired_at: None })
     }
 
     /// When there is something to do although nothing happened.

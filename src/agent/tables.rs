@@ -13,6 +13,7 @@ use portolan_plan::linger::Linger;
 
 use super::meter::Meter;
 use super::sentry::Sentry;
+use crate::config::Proxy;
 use crate::dataplane::kernel::{Kernel, Measured};
 use crate::reporter::Alarm;
 
@@ -36,12 +37,13 @@ pub struct Tables {
 
 impl Tables {
     /// Fails when there is no nf_tables for us.
-    pub fn open(take_over: bool) -> anyhow::Result<Tables> {
+    pub fn open(proxy: &Proxy) -> anyhow::Result<Tables> {
+        let sentry = Sentry::open(proxy.takes_over(), proxy.service_proxy_name.is_some());
         Ok(Tables {
             dataplane: Dataplane::new(Settings::default()),
             kernel: Kernel::open()?,
             linger: Linger::default(),
-            sentry: Sentry::open(take_over).context("nf_tables monitor")?,
+            sentry: sentry.context("nf_tables monitor")?,
             programmed: BTreeMap::new(),
             pending: BTreeMap::new(),
             is_observed: false,

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use portolan_api::allocation_name;
 use portolan_api::conditions::IP_ALLOCATED;
 use portolan_index::{Change, Dirty, Index, Key, Kind, Seen};
-use portolan_model::{AllocationPhase, ServiceId, Snapshot};
+use portolan_model::{AllocationPhase, Name, ServiceId, Snapshot};
 use portolan_plan::allocate::{self, Decision, Status, Step};
 use portolan_plan::{Classes, Supply};
 
@@ -45,9 +45,9 @@ pub struct Job {
 }
 
 impl Desk {
-    pub fn new(classes: Classes) -> Desk {
+    pub fn new(classes: Classes, proxy_name: Option<Name>) -> Desk {
         Desk {
-            index: Index::new(&KINDS),
+            index: Index::new(&KINDS).claiming(proxy_name),
             classes,
             seen: BTreeMap::new(),
             supply: None,
@@ -234,7 +234,7 @@ mod tests {
 
     /// A desk that has heard of every kind but `but`.
     fn desk(service: Object, but: Option<Kind>) -> Desk {
-        let mut desk = Desk::new(Classes::default());
+        let mut desk = Desk::new(Classes::default(), None);
         let (mut services, mut pools) = (vec![service], vec![pool()]);
         for kind in KINDS.into_iter().filter(|kind| Some(*kind) != but) {
             let objects = match kind {

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use portolan_api::service::PROXY_NAME_LABEL;
 use portolan_model::{Allocation, Map, Name, Problem, Service, ServiceId, Snapshot};
 
 use crate::change::Value;
@@ -14,6 +15,8 @@ use crate::{Change, Dirty, Key, Kind, Object};
 pub struct Index {
     /// Kinds that were not listed yet: until none is left there is no snapshot (S63, A2).
     unlisted: BTreeSet<Kind>,
+    /// The value of the label service-proxy-name that our Services have; None = ours are those without the label (S3).
+    proxy_name: Option<Name>,
     snapshot: Snapshot,
     /// Also those whose Service is not here (yet).
     slices: Slices,
@@ -28,12 +31,18 @@ impl Index {
     pub fn new(kinds: &[Kind]) -> Index {
         Index {
             unlisted: kinds.iter().copied().collect(),
+            proxy_name: None,
             snapshot: Snapshot::default(),
             slices: Slices::default(),
             allocation_names: BTreeMap::new(),
             problems: BTreeMap::new(),
             names: Names::default(),
         }
+    }
+
+    /// The same index, for the Services that carry this value of `service.kubernetes.io/service-proxy-name` and no others (S3).
+    pub fn claiming(self, proxy_name: Option<Name>) -> Index {
+        Index { proxy_name, ..self }
     }
 
     /// Folds one change; the answer is empty when nothing that we look at changed.
@@ -70,6 +79,11 @@ impl Index {
     fn insert(&mut self, object: Object, dirty: &mut Dirty) {
         let Object { kind, mut key, value, problems, seen: _ } = object;
         key.namespace.iter_mut().for_each(|namespace| self.names.share(namespace));
+        if let Value::Service(service) = &value
+            && service.labels.at(PROXY_NAME_LABEL) != self.proxy_name.as_ref()
+        {
+            return self.remove(kind, &key, dirty); // another proxy's
+        }
         self.set_problems(kind, &key, problems, dirty);
         match value {
             Value::Service(service) => self.put_service(*service, dirty),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Service as KubeService, ServicePort as KubePort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use portolan_api::conditions::allocation::{REQUEST_AMBIGUOUS, REQUESTED_IP_INVALID};
 use portolan_api::conditions::object::INVALID;
-use portolan_api::service::{IPS, POOL, PROXY_NAME_LABEL};
+use portolan_api::service::{IPS, POOL};
 use portolan_model::{
     Family, FamilyPolicy, IngressIp, IpMode, Labels, Name, Problem, Protocol, Service, ServicePort,
     ServiceType, TrafficPolicy,
@@ -41,10 +41,6 @@ fn our_conditions(service: &KubeService) -> Vec<Condition> {
 fn parse(service: &KubeService, key: &Key, problems: &mut Problems) -> Option<Service> {
     let metadata = &service.metadata;
     let spec = service.spec.as_ref()?;
-    // S3: another proxy's, whatever the value.
-    if metadata.labels.iter().flatten().any(|(label, _)| label == PROXY_NAME_LABEL) {
-        return None;
-    }
     let kind = kind(spec)?;
     let cluster_ips = cluster_ips(spec, problems);
     if cluster_ips.is_empty() {

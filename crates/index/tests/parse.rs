@@ -1,7 +1,7 @@
 //! What becomes of each kind of object, and of what is wrong in it: a manifest in, model values and problems out.
 
 use expect_test::{Expect, expect};
-use portolan_index::{Change, Index, Object};
+use portolan_index::{Change, Index, Kind, Object};
 use portolan_model::{Snapshot, TrafficPolicy};
 
 /// Folds the documents of a YAML stream, in order.
@@ -76,6 +76,36 @@ fn s2_s3_a_service_that_turns_into_what_is_not_served_is_gone() {
     ] {
         check(&format!("{served}{turned}"), services, expect![""]);
     }
+}
+
+#[test]
+fn s3_a_proxy_with_a_name_has_the_services_that_carry_it() {
+    let service = |name: &str, labels: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, labels: {{{labels}}}}}, spec: {{clusterIP: 10.96.0.1}}}}"
+        );
+        Object::from_manifest(serde_saphyr::from_str(&text).unwrap()).unwrap()
+    };
+    let label = "service.kubernetes.io/service-proxy-name: ";
+    let served = |proxy_name: Option<&str>| -> String {
+        let mut index = Index::new(&[Kind::Service]).claiming(proxy_name.map(Into::into));
+        let all = vec![
+            service("plain", ""),
+            service("mine", &format!("{label}mine")),
+            service("other", &format!("{label}other")),
+            service("empty", &format!("{label}''")),
+        ];
+        index.apply(Change::Replace(Kind::Service, all));
+        let names = |index: &Index| -> Vec<String> {
+            index.snapshot().unwrap().services.keys().map(|id| id.name.to_string()).collect()
+        };
+        let before = names(&index);
+        index.apply(Change::Apply(service("mine", "")));
+        format!("{}; relabelled: {}", before.join(" "), names(&index).join(" "))
+    };
+    assert_eq!(served(None), "plain; relabelled: mine plain");
+    assert_eq!(served(Some("mine")), "mine; relabelled: ");
+    assert_eq!(served(Some("nobody")), "; relabelled: ");
 }
 
 #[test]

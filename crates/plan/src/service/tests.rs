@@ -491,14 +491,16 @@ fn s30_s31_s38_s39_terminating_endpoints_under_either_policy() {
 #[test]
 fn s39_services_without_local_endpoints_are_counted_by_policy() {
     use TrafficPolicy::{Cluster, Local};
-    let (external, internal) = ((Family::Ipv4, false), (Family::Ipv4, true));
-    let cases: [(TrafficPolicy, TrafficPolicy, &str, &[(Family, bool)]); 9] = [
+    type Case = (TrafficPolicy, TrafficPolicy, &'static str, &'static [(Family, bool)]);
+    const EXTERNAL: (Family, bool) = (Family::Ipv4, false);
+    const INTERNAL: (Family, bool) = (Family::Ipv4, true);
+    let cases: [Case; 9] = [
         (Cluster, Cluster, "10.1.2.1 n2", &[]),
         (Local, Cluster, "10.1.1.1 n1\n10.1.2.1 n2", &[]),
         (Cluster, Local, "10.1.1.1 n1\n10.1.2.1 n2", &[]),
-        (Local, Cluster, "10.1.2.1 n2", &[internal]),
-        (Cluster, Local, "10.1.2.1 n2", &[external]),
-        (Local, Local, "10.1.2.1 n2", &[external, internal]),
+        (Local, Cluster, "10.1.2.1 n2", &[INTERNAL]),
+        (Cluster, Local, "10.1.2.1 n2", &[EXTERNAL]),
+        (Local, Local, "10.1.2.1 n2", &[EXTERNAL, INTERNAL]),
         (Local, Local, "10.1.1.1 n1 terminating\n10.1.2.1 n2", &[]),
         // refused, and not dropped: nobody has one
         (Local, Local, "10.1.1.1 n1 dead", &[]),
