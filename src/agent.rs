@@ -130,14 +130,45 @@ fn init(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing is forwarded to pods without (S78). A warning and no more: a node may have pods of one family only.
+/// S78. Warnings and no more: a node may have pods of one family only, and a bridge is not every node's.
 fn check_forwarding() {
-    for file in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
-        if std::fs::read_to_string(file).is_ok_and(|value| value.trim() == "0") {
-            tracing::warn!(
-                file,
-                "this node does not forward packets: clients elsewhere cannot reach pods by it"
-            );
-        }
+    let read = |file: &str| std::fs::read_to_string(file).ok();
+    for (file, note) in missing(read) {
+        tracing::warn!(file, "{note}");
+    }
+}
+
+const FORWARDING: &str = "this node does not forward packets: clients elsewhere cannot reach pods by it";
+const BRIDGES: &str = "answers between pods on one bridge of this node do not pass its rules, so that a Service's answer may not find back";
+/// What is wrong where the file says 0. Files of a bridge are there when the kernel has bridges that filter.
+const SYSCTLS: [(&str, &str); 4] = [
+    ("/proc/sys/net/ipv4/ip_forward", FORWARDING),
+    ("/proc/sys/net/ipv6/conf/all/forwarding", FORWARDING),
+    ("/proc/sys/net/bridge/bridge-nf-call-iptables", BRIDGES),
+    ("/proc/sys/net/bridge/bridge-nf-call-ip6tables", BRIDGES),
+];
+
+fn missing(read: impl Fn(&str) -> Option<String>) -> impl Iterator<Item = (&'static str, &'static str)> {
+    SYSCTLS.into_iter().filter(move |(file, _)| read(file).is_some_and(|value| value.trim() == "0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s78_settings_that_are_off_are_said() {
+        let said = |files: &[(&str, &str)]| -> Vec<&str> {
+            let read =
+                |file: &str| files.iter().find(|(f, _)| file.ends_with(f)).map(|(_, v)| format!("{v}\n"));
+            missing(read).map(|(file, _)| file.rsplit('/').next().unwrap_or_default()).collect()
+        };
+        assert!(said(&[]).is_empty(), "what is not there is not off");
+        assert!(
+            said(&[("ip_forward", "1"), ("forwarding", "1"), ("bridge-nf-call-iptables", "1")]).is_empty()
+        );
+        assert_eq!(said(&[("ip_forward", "0"), ("all/forwarding", "1")]), ["ip_forward"]);
+        assert_eq!(said(&[("all/forwarding", "0")]), ["forwarding"]);
+        assert_eq!(said(&[("bridge-nf-call-iptables", "0")]), ["bridge-nf-call-iptables"]);
     }
 }

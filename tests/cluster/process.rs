@@ -112,3 +112,25 @@ fn s65_a_repair_is_an_event() {
         .await
     });
 }
+
+/// What the chart's init container would do, and what is left to the agent then: nothing that it may not write (S75).
+#[test]
+fn s75_init_only_prepares_the_node_and_ends() {
+    test("s75-init", async |cluster| {
+        let n3 = cluster.ns("n3")?;
+        let (file, settings) =
+            ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", cluster.lab.dir().join("init.yaml"));
+        let value = async || n3.output(&["cat", file]).await;
+        let before = value().await?;
+        // A namespace of its own has no number of entries and no hash table: 0 leaves them.
+        let text = "proxy: { conntrack: { maxPerCore: 0, min: 0, udpStreamTimeout: 77s } }\n";
+        std::fs::write(&settings, text)?;
+        let mut command = n3.command(binary()?)?;
+        command.args(["agent", "--init-only", "--config"]).arg(&settings).stdin(Stdio::null());
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.context("it goes on")??;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains("the node is prepared"), "{said}");
+        assert_eq!(value().await?.trim(), "77");
+        cluster.ns("n3")?.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout_stream", before.trim())])
+    });
+}
