@@ -193,11 +193,11 @@ impl Line {
         self.health.send_modify(|health| health.waits_since(now));
         let announced_before = self.announced.clone();
         self.announce(snapshot, to_announce, reconfigured);
-        self.plan(snapshot, to_plan, &announced_before, now);
+        let rivals = self.plan(snapshot, to_plan, &announced_before, now);
         self.programmer.connections.touch(to_plan);
         self.write(snapshot, now).await;
         self.measure(to_plan, touched.all, now);
-        self.announce(snapshot, to_announce, reconfigured);
+        self.announce(snapshot, to_announce.iter().chain(&rivals), reconfigured);
         self.tell(snapshot);
         self.check_up(snapshot, to_plan);
         if touched.all {
@@ -227,7 +227,12 @@ impl Line {
     }
 
     /// Hands the speaker what the kernel's present state allows.
-    fn announce(&mut self, snapshot: &Snapshot, services: &BTreeSet<ServiceId>, reconfigured: bool) {
+    fn announce<'a>(
+        &mut self,
+        snapshot: &Snapshot,
+        services: impl IntoIterator<Item = &'a ServiceId>,
+        reconfigured: bool,
+    ) {
         let mut changed = reconfigured;
         for id in services {
             let served = self.programmer.tables.served(id);
@@ -241,15 +246,16 @@ impl Line {
         }
     }
 
-    /// `announced` is what routers believed before this turn: what of it goes lingers.
+    /// `announced` is what routers believed before this turn: what of it goes lingers. Returns the Services that claim the same
+    /// as these, whose turn to be served it may be.
     fn plan(
         &mut self,
         snapshot: &Snapshot,
         services: &BTreeSet<ServiceId>,
         announced: &Announced,
         now: Instant,
-    ) {
-        let mut moved = false;
+    ) -> BTreeSet<ServiceId> {
+        let (mut moved, mut rivals) = (false, BTreeSet::new());
         let loopback = node_ports::loopback(&self.config.proxy.node_port_addresses);
         for id in services {
             let service = snapshot.services.get(id);
@@ -259,11 +265,12 @@ impl Line {
             self.localhost.send_if_modified(|listeners| listeners.set(id, both, &loopback));
             moved |= self.here.see_vips(id, wanted.as_deref());
             let is_announced = |ip: &IpAddr| announced.attracts(ip);
-            self.programmer.tables.plan(id, created, wanted, is_announced, now);
+            rivals.extend(self.programmer.tables.plan(id, created, wanted, is_announced, now));
         }
         if moved {
             self.programmer.tables.set_settings(self.here.settings(snapshot, &self.config));
         }
+        rivals
     }
 
     async fn write(&mut self, snapshot: &Snapshot, now: Instant) {

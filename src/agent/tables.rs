@@ -1,7 +1,7 @@
 //! Our nftables tables: what they should hold, what they hold, and the writing from the one to the other.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -104,7 +104,8 @@ impl Tables {
         self.dataplane.set_settings(settings);
     }
 
-    /// What a Service needs from now on, None = nothing. What goes while `announced` lingers.
+    /// What a Service needs from now on, None = nothing. What goes while `announced` lingers. Returns the Services that the
+    /// kernel may serve otherwise once this is written, for they claim the same.
     pub fn plan(
         &mut self,
         id: &ServiceId,
@@ -112,16 +113,19 @@ impl Tables {
         wanted: Option<Arc<ServicePlan>>,
         announced: impl Fn(&IpAddr) -> bool,
         now: Instant,
-    ) {
+    ) -> BTreeSet<ServiceId> {
         let programmed = self.programmed.get(id);
         let lingering = self.linger.plan(id, programmed, wanted.as_deref(), announced, now);
         // Under a name that no Service can have, and younger than all: it gives way to every other claim.
         let withdrawn = ServiceId::new(id.namespace.clone(), format!("{} (withdrawn)", id.name));
-        self.dataplane.set_service(&withdrawn, i64::MAX, lingering.map(Arc::new));
-        if wanted.as_ref() != programmed || self.pending.contains_key(id) {
-            self.dataplane.set_service(id, created, wanted.clone());
+        let mut rivals = self.dataplane.set_service(&withdrawn, i64::MAX, lingering.map(Arc::new));
+        // Deleted and made again, it is younger, though it asks for the same.
+        let is_recreated = wanted.is_some() && self.dataplane.created(id) != Some(created);
+        if wanted.as_ref() != programmed || is_recreated || self.pending.contains_key(id) {
+            rivals.extend(self.dataplane.set_service(id, created, wanted.clone()));
             self.pending.insert(id.clone(), wanted);
         }
+        rivals
     }
 
     /// Frontends that went while no agent ran; each is told once.

@@ -4,6 +4,8 @@
 mod coverage;
 /// Every folder of `examples/`, compared with its golden files.
 mod examples;
+/// The whole line after any history is what a fresh start makes.
+mod history;
 /// Objects that are wrong, and what they must not do; also what tests/fuzz runs.
 mod hostile;
 /// Who is masqueraded, refused or dropped: every combination, against a short specification.

@@ -154,6 +154,25 @@ impl Claims {
         claim.rank.as_ref().filter(|_| claim.key == key).map(|rank| &rank.service)
     }
 
+    /// The other Services that claim a key of this one's.
+    pub fn rivals(
+        &self,
+        id: &ServiceId,
+        family: Family,
+        nodes: &BTreeSet<IpAddr>,
+        registered: &Registered,
+        rivals: &mut BTreeSet<ServiceId>,
+    ) {
+        for (frontend, _) in frontends(&registered.plan, family) {
+            for key in keys(frontend, nodes) {
+                let claims = self.by_key.range(Claim { key, rank: None }..);
+                let of_key = claims.map(|(claim, _)| claim).take_while(|claim| claim.key == key);
+                let services = of_key.filter_map(|claim| Some(&claim.rank.as_ref()?.service));
+                rivals.extend(services.filter(|other| *other != id).cloned());
+            }
+        }
+    }
+
     /// Every key with its winner, in order.
     pub fn winners(&self) -> impl Iterator<Item = (Key, &Forwarding)> {
         let mut last = None;

@@ -1,6 +1,6 @@
 //! The owner of both families' tables, desired and actual.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portolan_model::{Address, Family, Frontend, ServiceId, ServicePlan};
@@ -86,16 +86,33 @@ impl Dataplane {
     }
 
     /// What a Service needs from now on; None = nothing any more. `created` orders the claims of several Services to one
-    /// frontend: the oldest has it.
-    pub fn set_service(&mut self, id: &ServiceId, created: i64, plan: Option<Arc<ServicePlan>>) {
+    /// frontend: the oldest has it. Returns the others that claim a frontend of its, before or after: the kernel may serve
+    /// them otherwise now.
+    pub fn set_service(
+        &mut self,
+        id: &ServiceId,
+        created: i64,
+        plan: Option<Arc<ServicePlan>>,
+    ) -> BTreeSet<ServiceId> {
         let new = plan.map(|plan| Registered { created, plan });
         let old = match &new {
             Some(new) => self.services.insert(id.clone(), new.clone()),
             None => self.services.remove(id),
         };
+        let mut rivals = BTreeSet::new();
         for proxy in &mut self.proxies {
             proxy.replace_claims(id, &self.settings, old.as_ref(), new.as_ref());
+            let nodes = &self.settings.node_port_addresses;
+            for registered in old.iter().chain(&new) {
+                proxy.claims.rivals(id, proxy.family, nodes, registered, &mut rivals);
+            }
         }
+        rivals
+    }
+
+    /// When the Service of this plan was made, as [`set_service`](Self::set_service) was last told.
+    pub fn created(&self, id: &ServiceId) -> Option<i64> {
+        self.services.get(id).map(|registered| registered.created)
     }
 
     /// The Services that [`set_service`](Self::set_service) gave a plan, in order.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// An interpreter of nf_tables transactions; other tests of it do more.
 #[allow(dead_code)]
 #[path = "../../../crates/dataplane/tests/dataplane/kernel.rs"]
-mod kernel;
+pub mod kernel;
 /// One node from changes to its kernel, as the agent wires it up.
 mod node;
 /// Reads the objects by itself, and says which packets they allow where.

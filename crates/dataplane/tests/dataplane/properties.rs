@@ -30,8 +30,8 @@ fn live(events: &[Event], mut after_step: impl FnMut(&Kernel, &Kernel)) -> (Wish
     for event in events {
         wish.take(event);
         match event {
-            Event::Set(id, created, plan) => dataplane.set_service(id, *created, Some(plan.clone())),
-            Event::Remove(id) => dataplane.set_service(id, 0, None),
+            Event::Set(id, created, plan) => drop(dataplane.set_service(id, *created, Some(plan.clone()))),
+            Event::Remove(id) => drop(dataplane.set_service(id, 0, None)),
             Event::Settings(settings) => dataplane.set_settings(settings.clone()),
             Event::Write => kernel.write(&mut dataplane, &mut after_step),
             Event::Crash(steps) => {
@@ -206,7 +206,7 @@ fn connections_find_an_endpoint_all_the_way_through_a_change() {
         }
         let gone: Vec<_> =
             dataplane.services().filter(|id| !wish.services.contains_key(id)).cloned().collect();
-        gone.iter().for_each(|id| dataplane.set_service(id, 0, None));
+        gone.iter().for_each(|id| drop(dataplane.set_service(id, 0, None)));
         let mut between = Vec::new();
         kernel.write(&mut dataplane, |_, after| between.push(after.clone()));
         for packet in packets() {
