@@ -50,8 +50,8 @@ enum Fate {
 }
 
 impl Flows {
-    /// Longer than a pod takes to answer, shorter than a client takes to notice.
-    pub const GRACE: Duration = Duration::from_millis(200);
+    /// Longer than even a busy pod takes to answer; little beside the time in which a cluster notices that a node is gone.
+    pub const GRACE: Duration = Duration::from_secs(2);
 
     /// `tcp`: also condemn TCP flows to endpoints that went without having been terminating (S53).
     pub fn new(tcp: bool) -> Flows {
