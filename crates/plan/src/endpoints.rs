@@ -32,7 +32,7 @@ pub fn usable(service: &Service, port: &ServicePort, family: Family, node: &Node
         cluster: addresses(&nearest(ready_or_fallback(&everywhere), node)),
         local: addresses(&here),
         here: local.iter().filter(|c| c.is_ready() || c.is_fallback()).map(|c| c.backend.ip()).collect(),
-        nodeless: !all.is_empty() && all.iter().all(|candidate| candidate.endpoint.node.is_none()),
+        nodeless: !all.is_empty() && !all.iter().any(|candidate| candidate.placed),
     }
 }
 
@@ -41,6 +41,8 @@ struct Candidate<'a> {
     backend: Backend,
     endpoint: &'a Endpoint,
     local: bool,
+    /// A copy of it names a node.
+    placed: bool,
 }
 
 impl Candidate<'_> {
@@ -78,7 +80,8 @@ fn merge_slices<'a>(
             {
                 let local = endpoint.node.as_ref() == Some(&node.node); // S11
                 let backend = SocketAddr::new(endpoint.address, *number);
-                add(&mut merged, Candidate { backend, endpoint, local });
+                let placed = endpoint.node.is_some();
+                add(&mut merged, Candidate { backend, endpoint, local, placed });
             }
         }
     }
@@ -92,10 +95,11 @@ fn add<'a>(merged: &mut BTreeMap<Backend, Candidate<'a>>, candidate: Candidate<'
         }
         Entry::Occupied(mut occupied) => {
             let local = occupied.get().local || candidate.local;
+            let placed = occupied.get().placed || candidate.placed;
             if candidate.rank() > occupied.get().rank() {
                 occupied.insert(candidate);
             }
-            occupied.get_mut().local = local;
+            (occupied.get_mut().local, occupied.get_mut().placed) = (local, placed);
         }
     }
 }

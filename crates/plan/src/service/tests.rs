@@ -100,11 +100,11 @@ fn s10_duplicates_merge_and_any_local_copy_counts() {
     check(
         Service { slices, ..local() },
         expect![[r#"
-        10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
-        192.0.2.10:80/tcp: 10.1.1.1:8080, masquerade Always
-        IPv4 NodePort 30080/tcp: 10.1.1.1:8080, masquerade Always
-        closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
-    "#]],
+            10.96.0.10:80/tcp: 10.1.1.1:8080, masquerade NonPods
+            192.0.2.10:80/tcp: 10.1.1.1:8080, masquerade NonPods; outside: 10.1.1.1:8080, masquerade Never
+            IPv4 NodePort 30080/tcp: 10.1.1.1:8080, masquerade NonPods; outside: 10.1.1.1:8080, masquerade Never
+            closed: 10.96.0.10 192.0.2.10; hairpin: 10.1.1.1
+        "#]],
     );
 }
 
