@@ -54,7 +54,7 @@ pub struct Proxy {
     pub detect_local: DetectLocal,
     /// Serve the Services whose label `service.kubernetes.io/service-proxy-name` has this value, and leave all others to another
     /// proxy (S3): nothing is taken over from it then, and unallocated cluster IPs may be its own. Empty = those without the label.
-    #[serde(deserialize_with = "label_value")]
+    #[serde(deserialize_with = "label_value", serialize_with = "as_text")]
     pub service_proxy_name: Option<Name>,
     /// Masquerade every connection to a ClusterIP (S16).
     pub masquerade_all: bool,
