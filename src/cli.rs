@@ -67,8 +67,8 @@ pub struct Agent {
 
 #[derive(Debug, Args)]
 pub struct Cleanup {
-    /// Remove what a kube-proxy left instead, in any mode: its tables, its chains in iptables' tables, its IPVS interface.
-    /// Nothing of Portolan's is touched, so an agent may run; a kube-proxy must not.
+    /// Remove what a kube-proxy left instead, in any mode: its tables, its chains in iptables' tables, its IPVS virtual
+    /// servers (open connections through them end), interface and ipsets. Nothing of Portolan's is touched, so an agent may run; a kube-proxy must not.
     #[arg(long)]
     pub kube_proxy: bool,
 }

@@ -8,12 +8,19 @@ pub mod routes;
 pub mod take_over;
 pub mod watchtower;
 
+use take_over::ipvs;
+
 /// `portolan cleanup --kube-proxy`: removes what a kube-proxy of any mode left, and nothing of ours (S74). Does all it can, and
-/// fails if anything is left.
-pub async fn cleanup_kube_proxy() -> anyhow::Result<()> {
+/// fails if anything is left. Connections through IPVS end.
+pub fn cleanup_kube_proxy() -> anyhow::Result<()> {
     let mut outcome = take_over::remove();
-    match take_over::remove_ipvs().await {
-        Ok(removed) => outcome.removed.extend(removed),
+    match ipvs::remove(ipvs::Connections::End, None) {
+        Ok(pass) => {
+            outcome.removed.extend(pass.removed);
+            if let Some(what) = pass.foreign {
+                tracing::info!(what, "virtual servers of others stay");
+            }
+        }
         Err(error) => outcome.failed.push(error),
     }
     outcome.removed.iter().for_each(|what| tracing::info!(what, "removed of kube-proxy"));

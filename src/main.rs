@@ -66,9 +66,7 @@ async fn run_on_cluster(command: Command) -> anyhow::Result<()> {
         Command::Controller(arguments) => portolan::controller::command(arguments).await,
         Command::Status(arguments) => portolan::status::run(arguments).await,
         Command::Trace(arguments) => portolan::trace::run(arguments).await,
-        Command::Cleanup(arguments) if arguments.kube_proxy => {
-            portolan::dataplane::cleanup_kube_proxy().await
-        }
+        Command::Cleanup(arguments) if arguments.kube_proxy => portolan::dataplane::cleanup_kube_proxy(),
         Command::Cleanup(_) => portolan::dataplane::cleanup().await,
         Command::Plan(_) | Command::Crds => unreachable!("run without a runtime"),
     }

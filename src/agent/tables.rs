@@ -64,6 +64,7 @@ impl Tables {
 
     /// Where somebody else changed our tables, the next writing reads them again (S65).
     pub fn check(&mut self, now: Instant) {
+        self.sentry.check(now);
         if self.sentry.is_repair_due(now) {
             (self.is_observed, self.is_repair) = (false, true);
         }

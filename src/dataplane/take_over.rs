@@ -1,18 +1,17 @@
 //! Removes what a kube-proxy left in the kernel of this network namespace (S74): what goes is decided in
 //! `portolan_dataplane::take_over`.
 
+pub mod ipvs;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use futures::TryStreamExt;
 use portolan_dataplane::take_over::{self, KUBE_PROXY, Removal};
 use portolan_nft::TableId;
 
 use super::nft::{CommitError, NftSocket};
 
-/// The interface that kube-proxy's IPVS mode gives all VIPs to.
-const IPVS_DEVICE: &str = "kube-ipvs0";
 /// Others may write between our look at a table and our transaction; each try looks again.
 const TRIES: usize = 5;
 /// iptables' older half: the tables that the kernel has, and the programs that read and write them.
@@ -29,8 +28,8 @@ pub struct Outcome {
     pub failed: Vec<anyhow::Error>,
 }
 
-/// Removes nftables tables and iptables chains. Connections that stand go on as long as some nat chain is left in the kernel,
-/// so our own rules must be there before (and serve).
+/// Removes nftables tables, iptables chains, and the sets that these asked; IPVS's servers are for [`ipvs::remove`]. Connections
+/// that stand go on as long as some nat chain is left in the kernel, so our own rules must be there before (and serve).
 pub fn remove() -> Outcome {
     let mut outcome = Outcome::default();
     match NftSocket::open().context("nf_tables socket") {
@@ -42,27 +41,8 @@ pub fn remove() -> Outcome {
     for [names, save, restore] in LEGACY {
         outcome.count(remove_legacy(names, save, restore));
     }
+    outcome.count(ipvs::remove_sets());
     outcome
-}
-
-/// What the IPVS mode left, in a sentence. Connections that it balanced run through it as long as they last; new ones are taken
-/// by our rules before it sees them.
-pub fn ipvs() -> Option<String> {
-    let device = nix::net::if_::if_nametoindex(IPVS_DEVICE).is_ok();
-    let servers = virtual_servers();
-    (device || servers > 0).then(|| match device {
-        true => format!("interface {IPVS_DEVICE} and {servers} virtual servers"),
-        false => format!("{servers} virtual servers"),
-    })
-}
-
-/// Removes the interface of the IPVS mode; fails while there are virtual servers, which may be anybody's.
-pub async fn remove_ipvs() -> anyhow::Result<Option<String>> {
-    let removed = remove_device().await.with_context(|| format!("delete interface {IPVS_DEVICE}"))?;
-    match virtual_servers() {
-        0 => Ok(removed.then(|| format!("interface {IPVS_DEVICE}"))),
-        servers => bail!("{servers} IPVS virtual servers are left: `ipvsadm --clear` removes them all"),
-    }
 }
 
 impl Outcome {
@@ -124,25 +104,4 @@ fn restore_from(restore: &str, input: &str) -> anyhow::Result<()> {
     let ended = child.wait_with_output()?;
     anyhow::ensure!(ended.status.success(), "{restore}: {}", String::from_utf8_lossy(&ended.stderr).trim());
     Ok(())
-}
-
-/// One line each, after the headings.
-fn virtual_servers() -> usize {
-    let table = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
-    let is_server = |line: &&str| ["TCP ", "UDP ", "SCTP ", "FWM "].iter().any(|kind| line.starts_with(kind));
-    table.lines().filter(is_server).count()
-}
-
-async fn remove_device() -> anyhow::Result<bool> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let connection = tokio::spawn(connection);
-    let found = handle.link().get().match_name(IPVS_DEVICE.to_owned()).execute().try_next().await;
-    let removed = match found {
-        Ok(Some(link)) => handle.link().del(link.header.index).execute().await.map(|()| true),
-        Ok(None) => Ok(false),
-        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(false),
-        Err(error) => Err(error),
-    };
-    connection.abort();
-    Ok(removed?)
 }

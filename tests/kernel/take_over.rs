@@ -1,6 +1,7 @@
 //! A kube-proxy's leftovers in a real kernel, and what others have beside them.
 
 use portolan::dataplane::take_over;
+use portolan::dataplane::take_over::ipvs::{self, Connections};
 
 use crate::namespace::{in_namespace, run, run_with_input};
 
@@ -103,5 +104,59 @@ fn s74_legacy_iptables_is_cleaned_by_its_own_programs() {
         let left = run("iptables-legacy-save", &[]);
         assert!(!left.contains("KUBE-S") && left.contains("CNI-HOSTPORT-DNAT"), "{left}");
         assert!(left.contains("KUBE-FIREWALL"), "{left}");
+    });
+}
+
+/// Without virtual servers (most kernels have no IPVS) the interface goes, and nothing is said of what is not there.
+#[test]
+fn s74_the_ipvs_modes_interface_goes_and_the_rest_need_not_be_there() {
+    in_namespace("s74_the_ipvs_modes_interface_goes_and_the_rest_need_not_be_there", || {
+        for device in ["kube-ipvs0", "somebody"] {
+            run("ip", &["link", "add", device, "type", "bridge"]);
+        }
+        run("ip", &["address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"]);
+        let pass = ipvs::remove(Connections::Drain, None).expect("a pass");
+        assert_eq!(pass.removed.as_deref(), Some("interface kube-ipvs0"));
+        assert!(pass.draining.is_empty() && pass.foreign.is_none() && !pass.returned, "{pass:?}");
+        let links = run("ip", &["-o", "link"]);
+        assert!(!links.contains("kube-ipvs0") && links.contains("somebody"), "{links}");
+
+        let again = ipvs::remove(Connections::End, None).expect("a pass");
+        assert_eq!(again.removed, None);
+    });
+}
+
+#[test]
+fn s74_sets_go_once_no_rule_asks_them_and_s80_foreign_sets_stay() {
+    in_namespace("s74_sets_go_once_no_rule_asks_them_and_s80_foreign_sets_stay", || {
+        let probe = std::process::Command::new("ipset").arg("list").output();
+        if !probe.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: no ipset, or a kernel without it");
+            return;
+        }
+        for set in ["KUBE-CLUSTER-IP", "KUBE-LOOP-BACK", "KUBE-SRC-OF-OTHERS"] {
+            run("ipset", &["create", set, "hash:ip"]);
+        }
+        run("ipset", &["create", "KUBE-6-LOAD-BALANCER-SOURCE-CID", "hash:ip", "family", "inet6"]);
+        run("ipset", &["add", "KUBE-CLUSTER-IP", "10.96.0.1"]);
+        let asked = "*nat
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst -j ACCEPT
+-A POSTROUTING -m set --match-set KUBE-LOOP-BACK dst -j MASQUERADE
+COMMIT
+";
+        run_with_input("iptables-nft-restore", &["--noflush"], asked);
+        let outcome = take_over::remove();
+        assert_eq!(outcome.removed, ["table ip nat: 1 chains, 1 rules that led to them"]);
+        let failed: Vec<String> = outcome.failed.iter().map(|error| format!("{error:#}")).collect();
+        assert_eq!(failed, ["ipsets: KUBE-LOOP-BACK is in use"]);
+        assert_eq!(run("ipset", &["list", "-name"]), "KUBE-LOOP-BACK\nKUBE-SRC-OF-OTHERS\n");
+
+        run("iptables-nft", &["-t", "nat", "-F", "POSTROUTING"]);
+        let outcome = take_over::remove();
+        assert!(outcome.failed.is_empty(), "{:?}", outcome.failed);
+        assert_eq!(outcome.removed, ["1 ipsets"]);
+        assert_eq!(run("ipset", &["list", "-name"]), "KUBE-SRC-OF-OTHERS\n");
     });
 }

@@ -47,8 +47,22 @@ pub enum Content {
     Other,
 }
 
+/// One message with its header read.
+pub(crate) struct Message<'a> {
+    pub kind: u16,
+    pub seq: u32,
+    pub body: &'a [u8],
+}
+
+/// How a request ended.
+pub(crate) enum End {
+    Done,
+    Ack,
+    Error(i32),
+}
+
 /// Splits what one `recv` gave into messages. Ends at the first byte that makes no sense.
-pub fn answers(buffer: &[u8]) -> impl Iterator<Item = Answer> {
+pub(crate) fn messages(buffer: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = buffer;
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
@@ -56,26 +70,45 @@ pub fn answers(buffer: &[u8]) -> impl Iterator<Item = Answer> {
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
         let kind = u16::from_ne_bytes([message[4], message[5]]);
         let seq = u32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
-        Some(Answer { seq, content: content(kind, &message[HEADER..]) })
+        Some(Message { kind, seq, body: &message[HEADER..] })
     })
 }
 
-fn content(kind: u16, body: &[u8]) -> Content {
-    const ERROR: u16 = 2;
-    const DONE: u16 = 3;
-    const NEW: u16 = SUBSYSTEM << 8 | msg::NEW as u16;
-    let code = || body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-    match kind {
-        ERROR if code() == 0 => Content::Ack,
-        ERROR => Content::Error(code().saturating_neg()),
-        // A dump that fails half-way says so in its last message.
-        DONE if code() < 0 => Content::Error(code().saturating_neg()),
-        DONE => Content::Done,
-        NEW => {
-            let attributes = Attributes(body.get(GENERIC..).unwrap_or_default());
-            Flow::read(attributes).map_or(Content::Other, Content::Flow)
+impl<'a> Message<'a> {
+    /// None for a message that ends nothing.
+    pub fn end(&self) -> Option<End> {
+        const ERROR: u16 = 2;
+        const DONE: u16 = 3;
+        let code = self.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+        match self.kind {
+            ERROR if code == 0 => Some(End::Ack),
+            ERROR => Some(End::Error(code.saturating_neg())),
+            // A dump that fails half-way says so in its last message.
+            DONE if code < 0 => Some(End::Error(code.saturating_neg())),
+            DONE => Some(End::Done),
+            _ => None,
         }
-        _ => Content::Other,
+    }
+
+    /// What follows the header of nfnetlink or of generic netlink, which are of one length.
+    pub fn attributes(&self) -> Attributes<'a> {
+        Attributes(self.body.get(GENERIC..).unwrap_or_default())
+    }
+}
+
+/// Reads what one `recv` gave. Ends at the first byte that makes no sense.
+pub fn answers(buffer: &[u8]) -> impl Iterator<Item = Answer> {
+    messages(buffer).map(|message| Answer { seq: message.seq, content: content(&message) })
+}
+
+fn content(message: &Message) -> Content {
+    const NEW: u16 = SUBSYSTEM << 8 | msg::NEW as u16;
+    match message.end() {
+        Some(End::Ack) => Content::Ack,
+        Some(End::Done) => Content::Done,
+        Some(End::Error(errno)) => Content::Error(errno),
+        None if message.kind == NEW => Flow::read(message.attributes()).map_or(Content::Other, Content::Flow),
+        None => Content::Other,
     }
 }
 
@@ -86,13 +119,18 @@ pub(crate) struct Writer(pub Vec<u8>);
 impl Writer {
     /// Appends a message of ctnetlink; `family` is an `NFPROTO_*`.
     pub fn message(&mut self, kind: u8, flags: u16, seq: u32, family: u8, f: impl FnOnce(&mut Writer)) {
+        self.any(SUBSYSTEM << 8 | u16::from(kind), flags, seq, &[family, 0, 0, 0], f);
+    }
+
+    /// Appends a message of any kind; `header` is what its kind has between netlink's header and the attributes.
+    pub fn any(&mut self, kind: u16, flags: u16, seq: u32, header: &[u8], f: impl FnOnce(&mut Writer)) {
         let at = self.0.len();
         self.0.extend_from_slice(&[0; 4]);
-        self.0.extend_from_slice(&(SUBSYSTEM << 8 | u16::from(kind)).to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(&(flags | flag::REQUEST).to_ne_bytes());
         self.0.extend_from_slice(&seq.to_ne_bytes());
         self.0.extend_from_slice(&[0; 4]);
-        self.0.extend_from_slice(&[family, 0, 0, 0]);
+        self.0.extend_from_slice(header);
         f(self);
         let len = (self.0.len() - at) as u32;
         self.0[at..at + 4].copy_from_slice(&len.to_ne_bytes());

@@ -4,6 +4,8 @@
 //! there only chains that are known to be kube-proxy's go, with the rules of the kernel's own chains that lead to them. What
 //! somebody else leads to stays (portmap can use KUBE-MARK-MASQ), and so do the kubelet's chains (S80).
 
+pub mod ipvs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
