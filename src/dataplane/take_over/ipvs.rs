@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use netlink_sys::{Socket, SocketAddr};
@@ -21,6 +22,9 @@ const RECEIVE_LEN: usize = 64 << 10;
 /// There with IPVS and with ipset. Asking netlink for what is not there would load its modules.
 const IPVS: &str = "/proc/thread-self/net/ip_vs";
 const IPSET: &str = "/sys/module/ip_set";
+/// The kernel frees a deleted rule, and the sets that it asked, some time after the transaction.
+const LOOKS_AT_USED: usize = 25;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// So many servers of others are named.
 const NAMED: usize = 10;
 
@@ -95,19 +99,36 @@ pub fn remove_sets() -> anyhow::Result<Option<String>> {
         Content::Set(name) if is_kube_proxys_set(&name) => Some(name),
         _ => None,
     });
-    let (mut removed, mut failed) = (0, Vec::new());
-    for name in theirs.collect::<BTreeSet<String>>() {
-        match netlink.exchange(|seq| ipvs::destroy_set(&name, seq)) {
-            Ok(_) => removed += 1,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) if error.raw_os_error() == Some(SET_IN_USE) => {
-                failed.push(format!("{name} is in use"))
-            }
-            Err(error) => failed.push(format!("{name}: {error}")),
+    let mut left: BTreeSet<String> = theirs.collect();
+    let found = left.len();
+    let mut failed = destroy(&mut netlink, &mut left);
+    for _ in 0..LOOKS_AT_USED {
+        if left.is_empty() {
+            break;
         }
+        std::thread::sleep(BETWEEN_LOOKS);
+        failed = destroy(&mut netlink, &mut left);
     }
-    anyhow::ensure!(failed.is_empty(), "ipsets: {}", failed.join(", "));
-    Ok((removed > 0).then(|| format!("{removed} ipsets")))
+    anyhow::ensure!(left.is_empty(), "ipsets: {}", failed.join(", "));
+    Ok((found > 0).then(|| format!("{found} ipsets")))
+}
+
+/// Takes those that are gone out of `left`, and says what keeps the others.
+fn destroy(netlink: &mut Netlink, left: &mut BTreeSet<String>) -> Vec<String> {
+    let mut failed = Vec::new();
+    left.retain(|name| {
+        let error = match netlink.exchange(|seq| ipvs::destroy_set(name, seq)) {
+            Ok(_) => return false,
+            Err(error) => error,
+        };
+        match error.raw_os_error() {
+            Some(libc::ENOENT) => return false,
+            Some(SET_IN_USE) => failed.push(format!("{name} is in use")),
+            _ => failed.push(format!("{name}: {error}")),
+        }
+        true
+    });
+    failed
 }
 
 fn named(foreign: &BTreeSet<Server>) -> Option<String> {
