@@ -3,7 +3,8 @@
 # runs its own, in namespaces.
 set -euo pipefail
 
-packages=(etcd-server bird2 frr nftables conntrack iproute2 iptables tcpdump curl kmod procps ca-certificates make gcc libc6-dev)
+packages=(etcd-server bird2 frr nftables conntrack iproute2 iptables tcpdump curl kmod procps ca-certificates make gcc libc6-dev
+  qemu-system-x86 busybox-static ipvsadm ipset)
 daemons=(etcd bird frr)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }

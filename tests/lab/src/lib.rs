@@ -15,6 +15,7 @@
 pub mod binaries;
 pub mod control_plane;
 pub mod demo;
+pub mod guest;
 pub mod held;
 pub mod kube_proxy;
 pub mod kubelet;

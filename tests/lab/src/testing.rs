@@ -93,6 +93,15 @@ pub fn has_root(name: &str) -> bool {
     root
 }
 
+/// For tests in a guest kernel, which need no root: false, said loudly, without an emulator.
+pub fn has_emulator(name: &str) -> bool {
+    let missing = crate::guest::missing();
+    if let Some(why) = &missing {
+        cannot_run(name, why);
+    }
+    missing.is_none()
+}
+
 fn bring_up() -> Shared {
     let runtime = Runtime::new().expect("a tokio runtime");
     let lab = runtime.block_on(Lab::up(Options::own())).map_err(|error| format!("{error:#}"));
