@@ -19,8 +19,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The newest that apt's lists know.
+    /// The newest that apt's lists know; lists that are empty, or too old for the archive, are fetched anew once.
     pub fn ensure() -> anyhow::Result<Kernel> {
+        Kernel::by_lists().or_else(|error| {
+            eprintln!("{error:#}; fetching apt's lists");
+            output(Command::new("apt-get").args(["-q", "-o", "Acquire::Retries=3", "update"]))?;
+            Kernel::by_lists()
+        })
+    }
+
+    fn by_lists() -> anyhow::Result<Kernel> {
         let shown = output(Command::new("apt-cache").args(["show", "--no-all-versions", PACKAGE]))?;
         let (package, version) =
             newest(&shown).with_context(|| format!("{PACKAGE} names no kernel: does apt have lists?"))?;
