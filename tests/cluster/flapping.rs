@@ -36,12 +36,7 @@ fn s50_s66_one_endpoint_flaps_and_no_connection_is_lost() {
         for (flapping, (flaps, tally)) in all.iter().zip(futures::future::try_join_all(runs).await?) {
             let (asked, lost) = (tally.asked(), tally.failures.len());
             eprintln!("{flapping:?}: {flaps} flaps, {asked} asked, {lost} lost, slowest {:?}", tally.slowest);
-            let bound = flapping.bound(asked);
-            assert!(
-                lost <= bound,
-                "{flapping:?}: {lost} of {asked} lost, the first: {:?}",
-                tally.failures[0]
-            );
+            assert!(tally.failures.is_empty(), "{flapping:?}: {lost} of {asked} lost: {:?}", tally.failures);
             assert!(asked > 1000 && flaps > 50, "{flapping:?}: only {asked} asked, {flaps} flaps");
             assert_eq!(tally.pods.len(), 2, "{flapping:?}: both pods were asked: {:?}", tally.pods);
         }
@@ -56,15 +51,6 @@ struct Flapping {
 }
 
 impl Flapping {
-    /// How many may be lost: no connection. Of UDP, 2 of 6,004 were lost once with an endpoint that terminates, why is not known;
-    /// until it is, more than one in a thousand is a failure.
-    fn bound(&self, asked: usize) -> usize {
-        match self.protocol {
-            Protocol::Tcp => 0,
-            Protocol::Udp => asked / 1000,
-        }
-    }
-
     async fn run(&self, cluster: &Cluster, ips: &[String]) -> anyhow::Result<(usize, Tally)> {
         let name = format!("{:?}-{:?}", self.protocol, self.going).to_lowercase();
         let protocol = format!("{:?}", self.protocol).to_uppercase();

@@ -46,6 +46,9 @@ pub struct Sandbox {
 }
 
 const BRIDGE: u8 = 1;
+/// Given, as the CNI plugin `bridge` does: a bridge without an address of its own takes the lowest of its ports, and each time
+/// that a pod comes or goes the others may send their answers to one that is nobody's.
+const BRIDGE_MAC: &str = "0a:58:00:00:00:01";
 const LINK_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(20);
 const HOSTS: std::ops::RangeInclusive<u8> = 2..=254;
@@ -57,7 +60,9 @@ impl Network {
 
     pub async fn make_bridge(&self) -> anyhow::Result<()> {
         let addresses = self.addresses(&self.range.host(BRIDGE), "cbr0");
-        self.node.ip(&format!("link add cbr0 type bridge\n{addresses}link set cbr0 up\n")).await
+        self.node
+            .ip(&format!("link add cbr0 address {BRIDGE_MAC} type bridge\n{addresses}link set cbr0 up\n"))
+            .await
     }
 
     /// Makes the namespace of a pod; `used` are the hosts that are taken.
