@@ -297,6 +297,41 @@ fn s47_the_mark_is_one_bit_and_leaves_no_trace() {
     });
 }
 
+/// Numbers of targets are in the packet's priority while they are looked up, and no longer.
+#[test]
+fn priorities_are_none_again_when_a_packet_leaves() {
+    on_site("priorities_are_none_again_when_a_packet_leaves", async |site| {
+        for line in [
+            "add table inet other",
+            "add chain inet other after { type filter hook postrouting priority 300 ; }",
+            "add rule inet other after meta l4proto tcp meta priority none counter",
+            "add rule inet other after meta l4proto tcp meta priority != none counter",
+        ] {
+            site.node.output(&["nft", line]).await?;
+        }
+        let (v4, v6) = (balance(Masquerade::NonPods, &PODS), balance(Masquerade::Always, &PODS6));
+        let local = Forwarding { from_cluster: v4.clone(), ..same(balance(Masquerade::Never, &PODS[..1])) };
+        let frontends = [
+            (vip("10.96.0.1"), same(v4.clone())),
+            (vip("10.96.0.2"), affine(v4, 60)),
+            (vip("192.0.2.10"), local),
+            (vip("fd00:10:96::1"), same(v6.clone())),
+            (vip("fd00:10:96::2"), affine(v6, 60)),
+        ];
+        let asked = ["10.96.0.1", "10.96.0.2", "192.0.2.10", "fd00:10:96::1", "fd00:10:96::2"];
+        let _served = serve(site, plan(frontends));
+        for from in [&site.client, &site.node, &site.pods[0]] {
+            for to in asked {
+                answered_by(from, at(to, 80)).await?;
+            }
+        }
+        let listed = site.node.output(&["nft", "list", "chain", "inet", "other", "after"]).await?;
+        let counted: Vec<_> = listed.lines().filter(|line| line.contains("counter")).collect();
+        assert!(!counted[0].contains("packets 0 ") && counted[1].contains("packets 0 "), "{listed}");
+        Ok(())
+    });
+}
+
 #[test]
 fn s38_s39_refused_and_silent() {
     on_site("s38_s39_refused_and_silent", async |site| {

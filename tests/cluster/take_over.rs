@@ -164,7 +164,7 @@ async fn many_services(cluster: &Cluster) -> anyhow::Result<()> {
     let n1 = cluster.ns("n1")?;
     wait_for("the agent serves all Services", PATIENCE, async || {
         let listed = n1.output(&["nft", "list", "map", "ip", "portolan", "services"]).await?;
-        let count = listed.matches("pick-3").count();
+        let count = listed.matches(":3").count();
         Ok(if count > SERVICES { Ok(()) } else { Err(format!("{count} so far")) })
     })
     .await

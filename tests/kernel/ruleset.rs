@@ -11,7 +11,8 @@ use portolan_nft::{
 use crate::namespace::{in_namespace, run, run_with_input};
 
 use Field::{
-    CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, Daddr, Dport, Iif, L4Proto, Mark, Oif, Saddr, Sport,
+    CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, Daddr, Dport, Iif, L4Proto, Mark, Oif, Priority,
+    Saddr, Sport,
 };
 
 /// Who is to understand the table. As text, nft 1.0.6 cannot read the port that a client asked for in a concatenation, nor
@@ -198,7 +199,7 @@ fn table(family: TableFamily, reader: For) -> Table {
 }
 
 fn sets(table: &mut Table) {
-    use KeyType::{Address, Index, Interface, Mark, Port, Protocol};
+    use KeyType::{Address, Index, Interface, Mark, Port, Priority, Protocol};
     let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
     let map = |key: &[KeyType], value| Set { value: Some(value), ..set(key) };
     let address_port = || ValueType::Concat(vec![Address, Port]);
@@ -232,6 +233,8 @@ fn sets(table: &mut Table) {
         ("interfaces", set(&[Interface])),
         ("by-mark", map(&[Mark, Interface], ValueType::Verdict)),
         ("to-mark", map(&[Port], ValueType::Concat(vec![Mark]))),
+        ("codes", map(&[Address, Protocol, Port], ValueType::Concat(vec![Priority]))),
+        ("targets", map(&[Priority], ValueType::Verdict)),
     ];
     table.sets = sets.into_iter().map(|(name, set)| (Name::from(name), set)).collect();
 }
@@ -286,6 +289,22 @@ fn elements(table: &mut Table) {
         ("marks", vec![member(&[Atom::Mark(0x4000)])]),
         ("interfaces", vec![member(&[Atom::Interface("eth0".into())])]),
         ("by-mark", vec![verdict(vec![Atom::Mark(1), Atom::Interface("lo".into())], Verdict::Accept)]),
+        (
+            "codes",
+            [(1, 3), (2, 0), (3, u32::MAX), (4, 0x300_000a)]
+                .map(|(last, code)| {
+                    let code = Value::Bytes(Bytes::concat(&[Atom::Priority(code)]));
+                    Element::new(Bytes::concat(&frontend(last, &tcp, 81)), code)
+                })
+                .into(),
+        ),
+        (
+            "targets",
+            vec![
+                verdict(vec![Atom::Priority(3)], Verdict::Jump("pick-3".into())),
+                verdict(vec![Atom::Priority(0x300_000a)], Verdict::Drop),
+            ],
+        ),
         (
             "to-mark",
             vec![Element::new(
@@ -360,7 +379,11 @@ fn services(family: TableFamily) -> Vec<Vec<Statement>> {
         ],
         vec![in_set(&[Daddr], "cluster-ips"), not_pod, Statement::MarkOr(0x4000)],
         vec![Statement::Vmap { key: vec![Daddr, L4Proto, Dport], map: "services".into() }],
-        vec![in_set(&[Daddr], "cluster-ips"), dnat(1, 0)],
+        vec![
+            Statement::SetPriorityFrom { key: vec![Daddr, L4Proto, Dport], map: "codes".into() },
+            Statement::Vmap { key: vec![Priority], map: "targets".into() },
+        ],
+        vec![in_set(&[Daddr], "cluster-ips"), Statement::SetPriority(0), dnat(1, 0)],
         vec![in_set(&[Daddr], "cluster-ips"), Statement::Reject],
     ]
 }

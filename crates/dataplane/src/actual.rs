@@ -29,6 +29,8 @@ pub struct Actual {
     /// Chains of [`layout::fixed`](crate::layout::fixed) that are there; true = with the rules we want.
     pub fixed: BTreeMap<Name, bool>,
     pub shared: BTreeMap<Shared, SharedChain>,
+    /// The numbers that `targets` has; true = each with the verdict that we want.
+    pub targets: BTreeMap<u32, bool>,
     pub entries: BTreeMap<Key, Entry>,
     pub vips: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
@@ -46,7 +48,7 @@ pub struct SharedChain {
     pub exists: bool,
     /// It has the rules we want.
     pub intact: bool,
-    /// Verdicts in maps that lead to it.
+    /// Elements of maps that lead to it.
     pub uses: u32,
 }
 
@@ -61,7 +63,7 @@ pub struct Entry {
     pub memory: BTreeMap<Backend, Memory>,
 }
 
-/// What one side holds: a verdict, and the endpoints by index from the side's offset on.
+/// What one side holds: a target, and the endpoints by index from the side's offset on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Half {
     pub target: Option<Target>,
@@ -132,6 +134,8 @@ impl Actual {
                 let chain = self.shared.entry(*shared).or_default();
                 (chain.exists, chain.intact) = (true, true);
             }
+            Change::Dispatch { code, to: Some(_), .. } => _ = self.targets.insert(*code, true),
+            Change::Dispatch { code, to: None, .. } => _ = self.targets.remove(code),
             Change::Stray { key, index } => _ = self.strays.remove(&(*key, *index)),
             Change::Sources { key, to, .. } => self.edit(*key, |entry| entry.sources = to.clone()),
             Change::Hairpin { address, there } => insert_or_remove(&mut self.hairpin, *address, *there),

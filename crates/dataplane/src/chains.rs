@@ -1,4 +1,4 @@
-//! Which of the shared chains stand.
+//! Which of the shared chains stand, and what `targets` has: every pick chain that stands, and the targets that have none.
 //!
 //! A chain that looks up `endpoints` is dear to make once the map is full: the kernel walks the whole map for each chain
 //! that is bound to it (150 ms at 300,000 endpoints). So those for small counts are made with the table, others when
@@ -11,9 +11,9 @@ use portolan_model::Masquerade;
 use crate::actual::Actual;
 use crate::change::Change;
 use crate::step::Limits;
-use crate::target::{Pick, Shared, Side};
+use crate::target::{Pick, Shared, Side, Target};
 
-/// Adds to `changes`, which publish and unpublish, the chains that they need and those that are too many. `everything`:
+/// Adds to `changes`, which publish and unpublish, the chains and targets that they need and those that are too many. `everything`:
 /// chains that no change leads to are looked at too.
 pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Vec<Change>) {
     let mut needed: BTreeSet<Shared> =
@@ -24,14 +24,36 @@ pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Ve
         let used = actual.shared.iter().filter(|(_, chain)| chain.uses > 0);
         needed.extend(used.flat_map(|(shared, _)| shared.chains()));
     }
+    let dropped = match everything || moved && may_be_too_many(actual, limits) {
+        true => too_many(actual, limits, changes),
+        false => BTreeSet::new(),
+    };
+    needed.retain(|shared| !dropped.contains(shared));
     let intact = |shared: &&Shared| actual.shared.get(shared).is_some_and(|chain| chain.intact);
-    let missing: Vec<Change> =
+    let mut missing: Vec<Change> =
         needed.iter().filter(|shared| !intact(shared)).map(|s| Change::Chain(*s)).collect();
-    if everything || moved {
-        let dropped = too_many(actual, limits, changes);
-        changes.extend(dropped.into_iter().map(Change::DropChain));
+    let fixed = Target::FIXED.into_iter().filter(|_| everything);
+    let targets = needed.iter().filter_map(|shared| shared.target()).chain(fixed);
+    missing.extend(targets.filter_map(|target| dispatch(actual, target)));
+    let stands = |pick: Shared| actual.shared.get(&pick).is_some_and(|chain| chain.exists);
+    let stays = |pick: Shared| needed.contains(&pick) || stands(pick) && !dropped.contains(&pick);
+    if everything || !dropped.is_empty() {
+        let gone = actual.targets.keys().copied().filter(|code| match Target::of_code(*code) {
+            Target::Pick(pick) => !stays(Shared::Pick(pick)),
+            target => target == Target::Unknown,
+        });
+        missing.extend(gone.map(|code| Change::Dispatch { code, replaces: true, to: None }));
     }
+    changes.extend(dropped.into_iter().map(Change::DropChain));
     changes.extend(missing);
+}
+
+/// What leads to the target, unless it is there.
+fn dispatch(actual: &Actual, target: Target) -> Option<Change> {
+    let code = target.code();
+    let there = actual.targets.get(&code);
+    let change = Change::Dispatch { code, replaces: there.is_some(), to: Some(target) };
+    (there != Some(&true)).then_some(change)
 }
 
 /// The chains that stand from the beginning.
@@ -42,8 +64,13 @@ fn pool(limits: &Limits) -> impl Iterator<Item = Shared> {
     counts.flat_map(move |count| Side::ALL.map(|side| plain(side, count)))
 }
 
+/// A first look, so that a change costs nothing for all the chains that it has nothing to do with.
+fn may_be_too_many(actual: &Actual, limits: &Limits) -> bool {
+    actual.shared.len() > Side::ALL.len() * limits.pool as usize + limits.spare
+}
+
 /// Chains without a use when `changes` are written: those that were tampered with, and all when they are many.
-fn too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> Vec<Shared> {
+fn too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> BTreeSet<Shared> {
     let mut uses: BTreeMap<Shared, i64> =
         actual.shared.iter().map(|(shared, chain)| (*shared, chain.uses.into())).collect();
     for (from, to) in changes.iter().map(Change::leads) {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_model::{Backend, Family};
-use portolan_nft::{Command, Element, Name, Value, Verdict};
+use portolan_nft::{Atom, Bytes, Command, Element, Name, Value, Verdict};
 
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
@@ -19,6 +19,12 @@ pub enum Change {
     Set(Name),
     Fixed(Name),
     Chain(Shared),
+    /// An element of `targets`; `replaces` = something stands there.
+    Dispatch {
+        code: u32,
+        replaces: bool,
+        to: Option<Target>,
+    },
     /// An element of `endpoints` that no count reaches.
     Stray {
         key: Key,
@@ -93,7 +99,7 @@ impl Change {
     pub fn phase(&self) -> Phase {
         match self {
             Change::Table { .. } | Change::Set(_) => Phase::Frame,
-            Change::Fixed(_) | Change::Chain(_) => Phase::Chains,
+            Change::Fixed(_) | Change::Chain(_) | Change::Dispatch { to: Some(_), .. } => Phase::Chains,
             Change::Stray { .. } => Phase::Supply,
             Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
             Change::Remember { .. } | Change::Forget { .. } => Phase::Supply,
@@ -101,6 +107,7 @@ impl Change {
             Change::Publish { to: Some(_), .. } | Change::Vip { there: true, .. } => Phase::Publish,
             Change::Publish { to: None, .. } => Phase::Unpublish,
             Change::Sources { to: None, .. } | Change::Endpoint { to: None, .. } => Phase::Remove,
+            Change::Dispatch { to: None, .. } => Phase::Remove,
             Change::Hairpin { there: false, .. } | Change::Listed { there: false, .. } => Phase::Remove,
             Change::Vip { there: false, .. } => Phase::Remove,
             Change::DropChain(_) | Change::DropForeignChain(_) | Change::DropForeignSet(_) => Phase::Chaff,
@@ -122,7 +129,7 @@ impl Change {
 }
 
 impl Change {
-    /// The shared chain that a verdict led to before, and the one that it leads to after.
+    /// The shared chain that an element led to before, and the one that it leads to after.
     pub fn leads(&self) -> (Option<Shared>, Option<Shared>) {
         match self {
             Change::Publish { from, to, .. } => (from.and_then(Target::shared), to.and_then(Target::shared)),
@@ -186,6 +193,9 @@ impl<'a> Script<'a> {
             Change::Fixed(name) => self.fixed(name),
             Change::Chain(shared) => {
                 self.chain(shared.to_string().into(), None, layout::shared(self.settings, *shared));
+            }
+            Change::Dispatch { code, replaces, to } => {
+                self.replace(layout::TARGETS, *replaces, *to, |to| dispatch(*code, to));
             }
             Change::Stray { key, index } => self.delete(layout::ENDPOINTS, Element::member(key.slot(*index))),
             Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
@@ -328,13 +338,16 @@ fn endpoint(key: &Key, side: Side, index: u32, to: Option<Backend>) -> Element {
 }
 
 fn service(key: &Key, to: Option<Target>) -> Element {
-    let verdict = to.map(|target| match target {
-        Target::Pick(pick) => Verdict::Jump(pick.to_string().into()),
-        Target::Refuse => Verdict::Jump(layout::REFUSE.into()),
-        Target::RefuseOnLocalhost => Verdict::Jump(layout::REFUSE_ON_LOCALHOST.into()),
-        Target::Drop | Target::Unknown => Verdict::Drop,
-    });
-    Element::new(key.bytes(), verdict.map_or(Value::None, Value::Verdict))
+    Element::new(key.bytes(), to.map_or(Value::None, |target| Value::Bytes(code_bytes(target.code()))))
+}
+
+fn dispatch(code: u32, to: Option<Target>) -> Element {
+    let value = to.map_or(Value::None, |target| Value::Verdict(layout::verdict(target)));
+    Element::new(code_bytes(code), value)
+}
+
+fn code_bytes(code: u32) -> Bytes {
+    Bytes::concat(&[Atom::Priority(code)])
 }
 
 fn affine(key: &Key, backend: &Backend, to: Option<Memory>) -> Element {

@@ -79,6 +79,7 @@ struct Walk<'a> {
     /// Where the client sent it; None before DNAT.
     original: Option<SocketAddr>,
     mark: u32,
+    priority: u32,
     /// What the draws found so far.
     found: Vec<Backend>,
     reasons: Vec<String>,
@@ -149,6 +150,7 @@ impl<'a> Walk<'a> {
             is_forwarded: !packet.from_node,
             original: None,
             mark: 0,
+            priority: 0,
             found: Vec::new(),
             reasons: Vec::new(),
         }
@@ -229,6 +231,11 @@ impl<'a> Walk<'a> {
                 self.mark ^= bits;
                 Some(Flow::Next)
             }
+            Statement::SetPriority(number) => {
+                self.priority = *number;
+                Some(Flow::Next)
+            }
+            Statement::SetPriorityFrom { key, map } => self.set_priority(chain, key, map),
             Statement::IifPrefix(prefix) => {
                 let Atom::Interface(name) = self.atom(&Field::Iif)? else { return None };
                 matches(name.starts_with(&**prefix))
@@ -252,9 +259,22 @@ impl<'a> Walk<'a> {
     fn vmap(&mut self, chain: &Name, key: &[Field], map: &Name) -> Option<Flow> {
         let tables = self.tables;
         let Value::Verdict(verdict) = &tables.find(map, &self.key(key)?)?.value else { return None };
-        let asked = self.destination;
-        self.note(chain, format!("{asked}/{} is in {map}", self.protocol));
+        if *key != [Field::Priority] {
+            self.found_in(chain, map);
+        }
         Some(self.verdict(chain, verdict))
+    }
+
+    fn set_priority(&mut self, chain: &Name, key: &[Field], map: &Name) -> Option<Flow> {
+        let tables = self.tables;
+        let Value::Bytes(number) = &tables.find(map, &self.key(key)?)?.value else { return None };
+        self.priority = u32::from_ne_bytes(number[..].try_into().ok()?);
+        self.found_in(chain, map);
+        Some(Flow::Next)
+    }
+
+    fn found_in(&mut self, chain: &Name, map: &Name) {
+        self.note(chain, format!("{}/{} is in {map}", self.destination, self.protocol));
     }
 
     /// Every draw is tried: those that find an endpoint are done, and if all do, so is the packet.
@@ -330,6 +350,7 @@ impl<'a> Walk<'a> {
             Field::CtReplySport => Some(Atom::Port(self.destination.port())),
             Field::CtOriginalDport => Some(Atom::Port(self.original.unwrap_or(self.destination).port())),
             Field::Mark => Some(Atom::Mark(self.mark)),
+            Field::Priority => Some(Atom::Priority(self.priority)),
             Field::Iif => self.interface.clone().map(Atom::Interface),
             Field::Numgen { .. } | Field::Oif => None,
         }

@@ -14,6 +14,7 @@ mod actual;
 mod chains;
 mod change;
 mod claims;
+mod code;
 mod dataplane;
 mod entry;
 mod evaluate;

@@ -10,7 +10,7 @@ use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verd
 use crate::actual::{Actual, Frame};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
-use crate::target::{CLUSTER_OFFSET, Memory, Pick, Shared, Side, Target};
+use crate::target::{CLUSTER_OFFSET, Memory, Shared, Side, Target};
 
 /// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
 pub fn read(dumped: Option<&Dumped>, settings: &Settings, family: Family) -> Actual {
@@ -34,6 +34,7 @@ impl Reader<'_> {
     fn read(&mut self) -> Option<()> {
         self.sets()?;
         self.chains()?;
+        self.targets()?;
         self.services(Side::Outside, layout::SERVICES)?;
         self.services(Side::Cluster, layout::CLUSTER_SERVICES)?;
         self.listed(Side::Outside, layout::HOST_PORTS)?;
@@ -85,12 +86,21 @@ impl Reader<'_> {
         (wanted.base == found.base).then(|| wanted.rules.len() == found.rules.len() && rules())
     }
 
+    fn targets(&mut self) -> Option<()> {
+        for element in self.elements(layout::TARGETS) {
+            let code = u32::from_ne_bytes(element.key[..].try_into().ok()?);
+            let wanted = Some(Target::of_code(code)).filter(|target| *target != Target::Unknown);
+            let value = wanted.map(|target| Value::Verdict(layout::verdict(target)));
+            let intact = element.extra.is_none() && value.as_ref() == Some(&element.value);
+            self.actual.targets.insert(code, intact);
+        }
+        Some(())
+    }
+
     fn services(&mut self, side: Side, map: &str) -> Option<()> {
         for element in self.elements(map) {
-            let target = match &element.value {
-                Value::Verdict(verdict) => read_target(verdict, side),
-                _ => return None,
-            };
+            let Value::Bytes(code) = &element.value else { return None };
+            let target = read_target(code, side)?;
             let key = self.key(element)?;
             self.actual.count(None, target.shared());
             self.actual.entries.entry(key).or_default().half_mut(side).target = Some(target);
@@ -212,16 +222,10 @@ impl Reader<'_> {
     }
 }
 
-fn read_target(verdict: &Verdict, side: Side) -> Target {
-    match verdict {
-        Verdict::Drop => Target::Drop,
-        Verdict::Jump(chain) if **chain == *layout::REFUSE => Target::Refuse,
-        Verdict::Jump(chain) if **chain == *layout::REFUSE_ON_LOCALHOST => Target::RefuseOnLocalhost,
-        Verdict::Jump(chain) => {
-            Pick::parse(chain).filter(|pick| pick.side == side).map_or(Target::Unknown, Target::Pick)
-        }
-        Verdict::Accept | Verdict::Return | Verdict::Goto(_) => Target::Unknown,
-    }
+fn read_target(code: &[u8], side: Side) -> Option<Target> {
+    let target = Target::of_code(u32::from_ne_bytes(code.try_into().ok()?));
+    let foreign = matches!(target, Target::Pick(pick) if pick.side != side);
+    Some(if foreign { Target::Unknown } else { target })
 }
 
 /// The range as a prefix, if it is one.

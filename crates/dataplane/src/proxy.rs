@@ -199,6 +199,12 @@ impl Proxy {
         let vips = self.claims.vips().filter(|ip| self.wants_vip(ip, settings));
         changes.extend(vips.map(|address| Change::Vip { address, there: true }));
         changes.extend(self.claims.hairpin().map(|address| Change::Hairpin { address, there: true }));
+        let targets = shared.iter().filter_map(|shared| shared.target()).chain(Target::FIXED);
+        changes.extend(targets.map(|target| Change::Dispatch {
+            code: target.code(),
+            replaces: false,
+            to: Some(target),
+        }));
         for shared in shared {
             let chain = Chain { base: None, rules: layout::shared(settings, shared) };
             table.chains.insert(shared.to_string().into(), chain);

@@ -1,4 +1,4 @@
-//! Where the verdict maps send a new connection: one of the shared chains.
+//! Where the maps of frontends send a new connection: one of the shared chains.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use portolan_model::{Action, Backend, Masquerade};
 /// have: Services with 100,000 are known (S12).
 pub const CLUSTER_OFFSET: u32 = 1 << 20;
 
-/// Which verdict map, and with it which range of indices of `endpoints`.
+/// Which map of frontends, and with it which range of indices of `endpoints`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// `services`: every source, unless the other side took it first.
@@ -49,7 +49,7 @@ pub enum Target {
     RefuseOnLocalhost,
     /// S39.
     Drop,
-    /// Read from the kernel, never wanted: a verdict we do not write.
+    /// Read from the kernel, never wanted: a number we do not write.
     Unknown,
 }
 
@@ -72,6 +72,9 @@ impl Side {
 }
 
 impl Target {
+    /// Those that are the same in every cluster.
+    pub const FIXED: [Target; 3] = [Target::Refuse, Target::RefuseOnLocalhost, Target::Drop];
+
     /// The chain that it leads to, where that is not always there.
     pub fn shared(self) -> Option<Shared> {
         match self {
@@ -86,6 +89,14 @@ impl Target {
 }
 
 impl Shared {
+    /// What leads to it by way of `targets`.
+    pub fn target(self) -> Option<Target> {
+        match self {
+            Shared::Pick(pick) => Some(Target::Pick(pick)),
+            Shared::Remember(_) => None,
+        }
+    }
+
     /// The chains that a verdict for this one needs, itself among them.
     pub fn chains(self) -> impl Iterator<Item = Shared> {
         let next = |shared: &Shared| match shared {

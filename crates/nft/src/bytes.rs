@@ -30,6 +30,8 @@ pub enum Atom {
     /// What `numgen` gives: an unsigned number in host order.
     Index(u32),
     Mark(u32),
+    /// `classid`: the type of `meta priority`.
+    Priority(u32),
     /// At most 15 bytes.
     Interface(Name),
 }
@@ -44,6 +46,7 @@ pub enum KeyType {
     /// A number drawn by `numgen`; maps with it are declared with `typeof`, and it may only stand last in a key.
     Index,
     Mark,
+    Priority,
     Interface,
     /// Read from a dump, never written: nft's type number.
     Other(u8),
@@ -69,7 +72,7 @@ impl Bytes {
                 Atom::Address(IpAddr::V6(ip)) => packed.push(&ip.octets()),
                 Atom::Protocol(number) => packed.push(&[*number]),
                 Atom::Port(port) => packed.push(&port.to_be_bytes()),
-                Atom::Index(n) | Atom::Mark(n) => packed.push(&n.to_ne_bytes()),
+                Atom::Index(n) | Atom::Mark(n) | Atom::Priority(n) => packed.push(&n.to_ne_bytes()),
                 Atom::Interface(name) => packed.push(&interface(name)),
             }
             if atoms.len() > 1 {
@@ -128,7 +131,7 @@ impl KeyType {
             KeyType::Address => family.address_len(),
             KeyType::Protocol => 1,
             KeyType::Port => 2,
-            KeyType::Index | KeyType::Mark | KeyType::Other(_) => 4,
+            KeyType::Index | KeyType::Mark | KeyType::Priority | KeyType::Other(_) => 4,
             KeyType::Interface => 16,
         }
     }
@@ -143,6 +146,7 @@ impl KeyType {
             KeyType::Port => Atom::Port(u16::from_be_bytes(field.try_into().ok()?)),
             KeyType::Index => Atom::Index(u32::from_ne_bytes(field.try_into().ok()?)),
             KeyType::Mark => Atom::Mark(u32::from_ne_bytes(field.try_into().ok()?)),
+            KeyType::Priority => Atom::Priority(u32::from_ne_bytes(field.try_into().ok()?)),
             KeyType::Interface => {
                 let name = field.split(|b| *b == 0).next()?;
                 Atom::Interface(std::str::from_utf8(name).ok()?.into())

@@ -49,6 +49,14 @@ impl Compiler {
             }
             Statement::MarkOr(bits) => self.set_mark(!bits, *bits),
             Statement::MarkXor(bits) => self.set_mark(u32::MAX, *bits),
+            Statement::SetPriority(number) => {
+                self.exprs.push(Expr::Immediate { dreg: R0, value: Bytes::new(&number.to_ne_bytes()) });
+                self.exprs.push(Expr::MetaSet { sreg: R0, key: MetaKey::Priority });
+            }
+            Statement::SetPriorityFrom { key, map } => {
+                self.look_up(key, map);
+                self.exprs.push(Expr::MetaSet { sreg: R0, key: MetaKey::Priority });
+            }
             Statement::CtStatusDnat => {
                 self.exprs.push(Expr::Ct { dreg: R0, key: CtKey::Status });
                 self.bitwise(&CT_STATUS_DNAT.to_ne_bytes(), &[0; 4]);
@@ -117,10 +125,15 @@ impl Compiler {
     }
 
     fn dnat(&mut self, key: &[Field], map: &Name) {
-        self.load(key, R0);
-        self.exprs.push(Expr::Lookup { set: map.clone(), sreg: R0, dreg: Some(R0), negate: false });
+        self.look_up(key, map);
         let port = Some(R0.after(self.family.address_len()));
         self.exprs.push(Expr::Dnat { family: self.family, address: R0, port });
+    }
+
+    /// From R0 on: what the map has of the key.
+    fn look_up(&mut self, key: &[Field], map: &Name) {
+        self.load(key, R0);
+        self.exprs.push(Expr::Lookup { set: map.clone(), sreg: R0, dreg: Some(R0), negate: false });
     }
 
     /// R0 = (mark & mask) ^ xor.
@@ -176,6 +189,7 @@ impl Field {
             (Field::CtOriginalDport, _) => ct(CtKey::OriginalDport),
             (Field::CtReplySport, _) => ct(CtKey::ReplySport),
             (Field::Mark, _) => meta(MetaKey::Mark),
+            (Field::Priority, _) => meta(MetaKey::Priority),
             (Field::Iif, _) => meta(MetaKey::IifName),
             (Field::Oif, _) => meta(MetaKey::OifName),
         }
@@ -194,6 +208,7 @@ impl Field {
             Field::Sport | Field::Dport | Field::CtOriginalDport | Field::CtReplySport => KeyType::Port,
             Field::Numgen { .. } => KeyType::Index,
             Field::Mark => KeyType::Mark,
+            Field::Priority => KeyType::Priority,
             Field::Iif | Field::Oif => KeyType::Interface,
         }
     }

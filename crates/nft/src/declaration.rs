@@ -31,6 +31,7 @@ impl KeyType {
             (KeyType::Protocol, _) => 12,
             (KeyType::Port, _) => 13,
             (KeyType::Mark, _) => 19,
+            (KeyType::Priority, _) => 23,
             (KeyType::Interface, _) => 41,
             (KeyType::Other(number), _) => number,
         }
@@ -43,6 +44,7 @@ impl KeyType {
             KeyType::Port,
             KeyType::Index,
             KeyType::Mark,
+            KeyType::Priority,
             KeyType::Interface,
         ]
         .into_iter()

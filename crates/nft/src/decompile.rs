@@ -56,6 +56,9 @@ fn one(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
         {
             (Statement::IifPrefix(std::str::from_utf8(value).ok()?.into()), rest)
         }
+        [Expr::Immediate { value, .. }, Expr::MetaSet { .. }, rest @ ..] => {
+            (Statement::SetPriority(number(value)?), rest)
+        }
         [Expr::RejectPortUnreachable, rest @ ..] => (Statement::Reject, rest),
         [Expr::RejectTcpReset, rest @ ..] => (Statement::RejectTcpReset, rest),
         [Expr::Ct { key: CtKey::Status, .. }, Expr::Bitwise { .. }, Expr::Cmp { .. }, rest @ ..] => {
@@ -101,6 +104,9 @@ fn keyed(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
         [Expr::Lookup { set, .. }, Expr::Dnat { .. }, rest @ ..] => {
             (Statement::Dnat { key, map: set.clone() }, rest)
         }
+        [Expr::Lookup { set, .. }, Expr::MetaSet { .. }, rest @ ..] => {
+            (Statement::SetPriorityFrom { key, map: set.clone() }, rest)
+        }
         [Expr::Vmap { set, .. }, rest @ ..] => (Statement::Vmap { key, map: set.clone() }, rest),
         [Expr::Cmp { op, value, .. }, rest @ ..] => {
             let [field] = &key[..] else { return None };
@@ -119,7 +125,7 @@ fn keyed(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
 
 /// The field that is loaded, and where to.
 fn read_field(expr: &Expr, family: TableFamily) -> Option<(Reg, Field)> {
-    const FIELDS: [Field; 12] = [
+    const FIELDS: [Field; 13] = [
         Field::Saddr,
         Field::Daddr,
         Field::L4Proto,
@@ -130,6 +136,7 @@ fn read_field(expr: &Expr, family: TableFamily) -> Option<(Reg, Field)> {
         Field::CtOriginalDport,
         Field::CtReplySport,
         Field::Mark,
+        Field::Priority,
         Field::Iif,
         Field::Oif,
     ];

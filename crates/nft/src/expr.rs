@@ -16,6 +16,8 @@ pub enum PayloadBase {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
+    /// Four bytes in host order, which nft shows as `<major>:<minor>`, of 16 bits each, in hexadecimal.
+    Priority,
     Mark,
     /// `iifname`: sixteen bytes.
     IifName,

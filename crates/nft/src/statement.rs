@@ -29,6 +29,8 @@ pub enum Field {
     CtReplySport,
     /// `meta mark`.
     Mark,
+    /// `meta priority`.
+    Priority,
     /// `meta iifname`.
     Iif,
     Oif,
@@ -67,6 +69,13 @@ pub enum Statement {
     MarkOr(u32),
     /// `meta mark set meta mark xor <bits>`.
     MarkXor(u32),
+    /// `meta priority set <number>`.
+    SetPriority(u32),
+    /// `meta priority set <key> map @<map>`.
+    SetPriorityFrom {
+        key: Vec<Field>,
+        map: Name,
+    },
     /// `ct status dnat`.
     CtStatusDnat,
     /// `fib daddr type local`: the destination is an address of this node.

@@ -84,6 +84,7 @@ impl KeyType {
             (KeyType::Protocol, _) => "inet_proto",
             (KeyType::Port, _) => "inet_service",
             (KeyType::Mark, _) => "mark",
+            (KeyType::Priority, _) => "classid",
             (KeyType::Interface, _) => "ifname",
             (KeyType::Index, _) => "integer",
             (KeyType::Other(_), _) => "unknown",
@@ -97,6 +98,7 @@ impl KeyType {
             (KeyType::Protocol, _) => "meta l4proto",
             (KeyType::Port, _) => "th dport",
             (KeyType::Mark, _) => "meta mark",
+            (KeyType::Priority, _) => "meta priority",
             (KeyType::Interface, _) => "meta iifname",
             (KeyType::Index, _) => "numgen random mod 2",
             (KeyType::Other(_), _) => "unknown",
@@ -243,6 +245,10 @@ impl Statement {
             Statement::MarkTest { mask, value } => format!("meta mark & {mask:#010x} == {value:#010x}"),
             Statement::MarkOr(bits) => format!("meta mark set meta mark or {bits:#010x}"),
             Statement::MarkXor(bits) => format!("meta mark set meta mark xor {bits:#010x}"),
+            Statement::SetPriority(number) => format!("meta priority set {}", Atom::Priority(*number)),
+            Statement::SetPriorityFrom { key: fields, map } => {
+                format!("meta priority set {} map @{map}", key(fields))
+            }
             Statement::CtStatusDnat => "ct status dnat".into(),
             Statement::DaddrIsLocal => "fib daddr type local".into(),
             Statement::Vmap { key: fields, map } => format!("{} vmap @{map}", key(fields)),
@@ -285,6 +291,7 @@ impl Field {
             Field::CtOriginalDport => "ct original proto-dst".into(),
             Field::CtReplySport => "ct reply proto-src".into(),
             Field::Mark => "meta mark".into(),
+            Field::Priority => "meta priority".into(),
             Field::Iif => "meta iifname".into(),
             Field::Oif => "meta oifname".into(),
         }
@@ -315,6 +322,9 @@ impl Display for Atom {
             Atom::Port(port) => write!(f, "{port}"),
             Atom::Index(index) => write!(f, "{index}"),
             Atom::Mark(mark) => write!(f, "{mark:#010x}"),
+            Atom::Priority(0) => f.write_str("none"),
+            Atom::Priority(u32::MAX) => f.write_str("root"),
+            Atom::Priority(number) => write!(f, "{:x}:{:x}", number >> 16, number & 0xffff),
             Atom::Interface(name) => write!(f, "\"{name}\""),
         }
     }

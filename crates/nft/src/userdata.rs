@@ -61,7 +61,7 @@ pub(crate) fn is_typeof(key: &[KeyType]) -> bool {
 fn byte_order(types: &[KeyType]) -> u32 {
     match types {
         [KeyType::Address | KeyType::Protocol | KeyType::Port] => 2,
-        [KeyType::Index | KeyType::Mark | KeyType::Interface] => 1,
+        [KeyType::Index | KeyType::Mark | KeyType::Priority | KeyType::Interface] => 1,
         _ => 0,
     }
 }
@@ -126,6 +126,7 @@ impl Items {
             (KeyType::Port, _) => self.expr(expr::PAYLOAD, &[11, 2]),                   // th dport
             (KeyType::Protocol, _) => self.expr(expr::META, &[16]),
             (KeyType::Mark, _) => self.expr(expr::META, &[3]),
+            (KeyType::Priority, _) => self.expr(expr::META, &[2]),
             (KeyType::Interface, _) => self.expr(expr::META, &[6]),
             (KeyType::Index | KeyType::Other(_), _) => self.expr(expr::NUMGEN, &[1, 2, 0]), // random mod 2
         }

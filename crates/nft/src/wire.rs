@@ -380,6 +380,7 @@ impl PayloadBase {
 impl MetaKey {
     pub(crate) fn number(self) -> u32 {
         match self {
+            MetaKey::Priority => 2,
             MetaKey::Mark => 3,
             MetaKey::IifName => 6,
             MetaKey::OifName => 7,
@@ -388,7 +389,7 @@ impl MetaKey {
     }
 
     fn from_number(number: u32) -> Option<Self> {
-        [MetaKey::Mark, MetaKey::IifName, MetaKey::OifName, MetaKey::L4Proto]
+        [MetaKey::Priority, MetaKey::Mark, MetaKey::IifName, MetaKey::OifName, MetaKey::L4Proto]
             .into_iter()
             .find(|key| key.number() == number)
     }

@@ -105,10 +105,24 @@ fn elements_gone_or_other() {
     check(vec![delete("services", service())], 1);
     check(vec![delete("vips", Bytes::new(&[10, 96, 0, 1]))], 1);
     check(
-        vec![delete("services", service()), add("services", Element::new(service(), verdict("refuse")))],
+        vec![delete("services", service()), add("services", Element::new(service(), code(0x8000_0001)))],
         1,
     );
+    check(vec![delete("services", service()), add("services", Element::new(service(), code(7)))], 1);
+    check(vec![delete("targets", target(3))], 1);
+    check(vec![delete("targets", target(0x8000_0001))], 1);
+    check(vec![delete("targets", target(3)), add("targets", Element::new(target(3), verdict("refuse")))], 1);
     check(vec![delete("fw-vips", service())], 1);
+}
+
+/// Of `targets`.
+fn target(code: u32) -> Bytes {
+    Bytes::new(&code.to_ne_bytes())
+}
+
+/// Of `services`.
+fn code(code: u32) -> Value {
+    Value::Bytes(target(code))
 }
 
 fn verdict(chain: &str) -> Value {
@@ -121,6 +135,8 @@ fn elements_too_many() {
     check(vec![add("endpoints", Element::new(endpoint(3), backend.clone()))], 1);
     check(vec![add("endpoints", Element::new(endpoint(77), backend))], 1);
     check(vec![add("vips", Element::member(Bytes::new(&[10, 96, 0, 77])))], 1);
+    check(vec![add("targets", Element::new(target(77), verdict("refuse")))], 1);
+    check(vec![add("targets", Element::new(target(0), verdict("pick-3")))], 1);
     check(vec![add("hairpin", Element::member(Bytes::new(&[10, 1, 1, 1, 10, 1, 1, 2])))], 1);
 }
 
@@ -135,8 +151,9 @@ fn rules_and_chains_are_written_anew_in_place() {
         Command::AddRule { chain: "services".into(), rule: jump },
     ];
     check([vec![foreign.clone()], rules].concat(), 2);
-    let lead = [delete("services", service()), add("services", Element::new(service(), verdict("foreign")))];
-    check([vec![foreign], lead.to_vec()].concat(), 2);
+    let lead = [delete("targets", target(3)), add("targets", Element::new(target(3), verdict("foreign")))];
+    check([vec![foreign.clone()], lead.to_vec()].concat(), 2);
+    check(vec![foreign, add("targets", Element::new(target(0), verdict("foreign")))], 2);
 }
 
 #[test]

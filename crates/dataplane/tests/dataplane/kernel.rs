@@ -190,6 +190,7 @@ impl Loaded {
             Statement::InSet { set, .. }
             | Statement::Vmap { map: set, .. }
             | Statement::Dnat { map: set, .. }
+            | Statement::SetPriorityFrom { map: set, .. }
             | Statement::Update { set, .. } => {
                 self.sets.contains_key(set).then_some(()).ok_or(format!("ENOENT: set {set}"))
             }

@@ -399,9 +399,9 @@ fn the_whole_table_as_text() {
         		}
         	}
         	map cluster-services {
-        		type ipv4_addr . inet_proto . inet_service : verdict
+        		type ipv4_addr . inet_proto . inet_service : classid
         		elements = {
-        			192.0.2.10 . tcp . 80 : jump cluster-nonpod-pick-2,
+        			192.0.2.10 . tcp . 80 : a00:2,
         		}
         	}
         	map endpoints {
@@ -435,9 +435,20 @@ fn the_whole_table_as_text() {
         		type ipv4_addr . inet_proto . inet_service
         	}
         	map services {
-        		type ipv4_addr . inet_proto . inet_service : verdict
+        		type ipv4_addr . inet_proto . inet_service : classid
         		elements = {
-        			192.0.2.10 . tcp . 80 : jump pick-1,
+        			192.0.2.10 . tcp . 80 : 0:1,
+        		}
+        	}
+        	map targets {
+        		type classid : verdict
+        		elements = {
+        			0:1 : jump pick-1,
+        			8000:1 : jump refuse,
+        			800:2 : jump cluster-pick-2,
+        			a00:2 : jump cluster-nonpod-pick-2,
+        			8000:2 : jump refuse-on-localhost,
+        			8000:3 : drop,
         		}
         	}
         	set vips {
@@ -451,17 +462,17 @@ fn the_whole_table_as_text() {
         		goto cluster-pick-2
         	}
         	chain cluster-pick-2 {
-        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 offset 1048576 map @endpoints
+        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 offset 1048576 map @endpoints
         		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
         		drop
         	}
         	chain cluster-raced {
         		jump mark-nonpods
-        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
         		drop
         	}
         	chain cluster-services {
-        		ip daddr . meta l4proto . th dport vmap @cluster-services
+        		meta priority set ip daddr . meta l4proto . th dport map @cluster-services meta priority vmap @targets
         		ip daddr . meta l4proto . th dport @cluster-ports goto cluster-raced
         	}
         	chain mark-nonpods {
@@ -491,17 +502,17 @@ fn the_whole_table_as_text() {
         		jump services
         	}
         	chain pick-1 {
-        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
+        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
         		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
         		drop
         	}
         	chain raced {
         		jump mark-nonpods
-        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
+        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
         		reject
         	}
         	chain recall {
-        		dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
+        		meta priority set none dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
         	}
         	chain refuse {
         		reject
@@ -516,7 +527,7 @@ fn the_whole_table_as_text() {
         		meta l4proto sctp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
         	}
         	chain services {
-        		ip daddr . meta l4proto . th dport vmap @services
+        		meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @targets
         		ip daddr @vips goto raced
         		ip daddr . meta l4proto . th dport @host-ports goto raced
         	}

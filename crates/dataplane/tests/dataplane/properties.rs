@@ -85,6 +85,11 @@ fn history_leaves_no_trace() {
             // a few chains may stand by
             let stands_by = |name: &str| name.contains("pick-") || name.starts_with("remember-");
             written.chains.retain(|name, _| !stands_by(name) || wanted.chains.contains_key(name));
+            let targets = written.elements.get_mut("targets").unwrap();
+            targets.retain(|target| match &target.value {
+                Value::Verdict(Verdict::Jump(chain)) => written.chains.contains_key(chain),
+                _ => true,
+            });
             written.elements.remove("affinity");
             assert_eq!(contents(&written), contents(&wanted));
             for packet in packets().iter().filter(|p| Family::of(&p.source.ip()) == family) {
@@ -177,11 +182,15 @@ fn what_is_published_has_its_endpoints_after_every_step() {
     });
 }
 
-/// Keys that a map sends to a pick chain, with the number of endpoints that it expects.
+/// Keys that a map sends to a pick chain, with the number of endpoints that it expects. None is sent nowhere.
 fn picks(kernel: &Kernel, family: Family, map: &str) -> BTreeMap<Bytes, u32> {
-    let count = |element: &Element| match &element.value {
-        Value::Verdict(Verdict::Jump(chain)) => chain.rsplit_once("pick-")?.1.parse().ok(),
-        _ => None,
+    let targets = kernel.elements(family, "targets");
+    let count = |element: &Element| {
+        let Value::Bytes(code) = &element.value else { panic!("{element:?}") };
+        match &targets.get(code).unwrap_or_else(|| panic!("{element:?} leads nowhere")).value {
+            Value::Verdict(Verdict::Jump(chain)) => chain.rsplit_once("pick-")?.1.parse().ok(),
+            _ => None,
+        }
     };
     kernel.elements(family, map).iter().filter_map(|(key, e)| Some((key.clone(), count(e)?))).collect()
 }

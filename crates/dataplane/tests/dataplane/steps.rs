@@ -58,29 +58,31 @@ fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
         &[1, 2],
         Some(&[1, 2, 3]),
         expect![[r#"
-        add chain masq-pick-3
-        flush chain masq-pick-3
-        add rule to chain masq-pick-3
-        add rule to chain masq-pick-3
-        add 1 elements to set endpoints
-        delete 1 elements of set services
-        add 1 elements to set services
-    "#]],
+            add chain masq-pick-3
+            flush chain masq-pick-3
+            add rule to chain masq-pick-3
+            add rule to chain masq-pick-3
+            add 1 elements to set targets
+            add 1 elements to set endpoints
+            delete 1 elements of set services
+            add 1 elements to set services
+        "#]],
     );
     check(
         &[1, 2, 3],
         Some(&[1, 3]),
         expect![[r#"
-        add chain masq-pick-2
-        flush chain masq-pick-2
-        add rule to chain masq-pick-2
-        add rule to chain masq-pick-2
-        delete 1 elements of set endpoints
-        add 1 elements to set endpoints
-        delete 1 elements of set services
-        add 1 elements to set services
-        delete 1 elements of set endpoints
-    "#]],
+            add chain masq-pick-2
+            flush chain masq-pick-2
+            add rule to chain masq-pick-2
+            add rule to chain masq-pick-2
+            add 1 elements to set targets
+            delete 1 elements of set endpoints
+            add 1 elements to set endpoints
+            delete 1 elements of set services
+            add 1 elements to set services
+            delete 1 elements of set endpoints
+        "#]],
     );
 }
 

@@ -47,7 +47,7 @@ fn option<T>(u: Input, f: impl FnOnce(Input) -> Result<T>) -> Result<Option<T>> 
 }
 
 pub fn expr(u: Input, family: TableFamily) -> Result<Expr> {
-    let metas = [MetaKey::Mark, MetaKey::IifName, MetaKey::OifName, MetaKey::L4Proto];
+    let metas = [MetaKey::Priority, MetaKey::Mark, MetaKey::IifName, MetaKey::OifName, MetaKey::L4Proto];
     let cts =
         [CtKey::Status, CtKey::OriginalSaddr, CtKey::OriginalDaddr, CtKey::OriginalDport, CtKey::ReplySport];
     Ok(match u.int_in_range(0..=17)? {
@@ -90,6 +90,7 @@ pub fn key(u: Input) -> Result<Vec<KeyType>> {
         KeyType::Port,
         KeyType::Index,
         KeyType::Mark,
+        KeyType::Priority,
         KeyType::Interface,
     ];
     (0..u.int_in_range(1..=4)?).map(|_| Ok(*u.choose(&kinds)?)).collect()
@@ -107,6 +108,7 @@ fn atom(u: Input, family: TableFamily, kind: KeyType) -> Result<Atom> {
         (KeyType::Port, _) => Atom::Port(u.arbitrary()?),
         (KeyType::Index | KeyType::Other(_), _) => Atom::Index(u.arbitrary()?),
         (KeyType::Mark, _) => Atom::Mark(u.arbitrary()?),
+        (KeyType::Priority, _) => Atom::Priority(u.arbitrary()?),
         (KeyType::Interface, _) => {
             Atom::Interface(u.choose(&["lo", "eth0", "a15bytelongname"])?.to_owned().into())
         }
@@ -161,6 +163,7 @@ pub fn field(u: Input) -> Result<Field> {
         Field::CtOriginalDport,
         Field::CtReplySport,
         Field::Mark,
+        Field::Priority,
         Field::Iif,
         Field::Oif,
     ];
@@ -178,7 +181,7 @@ fn fields(u: Input) -> Result<Vec<Field>> {
 }
 
 pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
-    Ok(match u.int_in_range(0..=15)? {
+    Ok(match u.int_in_range(0..=17)? {
         0 => {
             let field = field(u)?;
             let value = atom(u, family, field.key_type())?;
@@ -208,6 +211,8 @@ pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
         12 => Statement::Verdict(verdict(u)?),
         13 => Statement::Counter,
         14 => Statement::IifPrefix(Name::from(*u.choose(&["v", "cali", "a14byteslong14"])?)),
+        15 => Statement::SetPriority(u.arbitrary()?),
+        16 => Statement::SetPriorityFrom { key: fields(u)?, map: name(u)? },
         _ => Statement::Update {
             set: name(u)?,
             key: fields(u)?,

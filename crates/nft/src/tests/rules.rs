@@ -150,6 +150,40 @@ fn marks() {
     );
 }
 
+/// As nft 1.0.6 makes it of the same text.
+#[test]
+fn a_number_from_one_map_leads_through_another() {
+    let statements = vec![
+        Statement::SetPriorityFrom { key: frontend(), map: "services".into() },
+        Statement::Vmap { key: vec![Field::Priority], map: "targets".into() },
+    ];
+    check(
+        TableFamily::Ip,
+        statements,
+        expect![[r#"
+        meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @targets
+          Payload { dreg: Reg(0), base: Network, offset: 16, len: 4 }
+          Meta { dreg: Reg(1), key: L4Proto }
+          Payload { dreg: Reg(2), base: Transport, offset: 2, len: 2 }
+          Lookup { set: "services", sreg: Reg(0), dreg: Some(Reg(0)), negate: false }
+          MetaSet { sreg: Reg(0), key: Priority }
+          Meta { dreg: Reg(0), key: Priority }
+          Vmap { set: "targets", sreg: Reg(0) }
+    "#]],
+    );
+    check(
+        TableFamily::Ip6,
+        vec![Statement::SetPriority(0), Statement::SetPriority(0x1_000a)],
+        expect![[r#"
+            meta priority set none meta priority set 1:a
+              Immediate { dreg: Reg(0), value: 0x00000000 }
+              MetaSet { sreg: Reg(0), key: Priority }
+              Immediate { dreg: Reg(0), value: 0x0a000100 }
+              MetaSet { sreg: Reg(0), key: Priority }
+        "#]],
+    );
+}
+
 #[test]
 fn updates_load_the_value_behind_the_key() {
     let key = vec![Field::Saddr, Field::CtOriginalDaddr, Field::L4Proto, Field::CtOriginalDport];
