@@ -88,7 +88,7 @@ fn s41_e25_e26_e27_e28_e29_e30_e62_e88_e89_affinity_on_off_and_its_time() {
         let vip = at(cluster.external_ip("web").await?, 80);
         let (client, outside) = (cluster.ns("client")?, cluster.ns("cp")?);
         let by_node = format!("route add {}/32 via {}\n", vip.ip(), cluster.node_ip(1));
-        outside.ip(&by_node).await?;
+        cluster.ip("cp", &by_node, &by_node.replace(" add ", " del ")).await?;
         let (ip, node) = (at(cluster_ip(&service)?, 80), cluster.node_ip(3));
         let mut ways = Vec::new();
         for (protocol, port) in [Tcp, Udp].into_iter().zip(node_ports(&service)) {
@@ -110,8 +110,7 @@ fn s41_e25_e26_e27_e28_e29_e30_e62_e88_e89_affinity_on_off_and_its_time() {
         }
         cluster.patch_service("web", affinity(Some(1))).await?;
         let changes = ways.iter().map(|way| way.changes_after(Duration::from_secs(1)));
-        futures::future::try_join_all(changes).await?;
-        outside.ip(&by_node.replace("add", "del")).await
+        futures::future::try_join_all(changes).await.map(drop)
     });
 }
 

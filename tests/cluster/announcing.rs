@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams};
 use portolan_api::{Advertisement, NodeStatus};
 use portolan_lab::monitor::Monitor;
 use portolan_lab::topology::CLIENT;
@@ -136,23 +136,18 @@ fn a41_cluster_ips_when_an_advertisement_asks() {
         let ip = cluster_ip(&service)?;
         let adverts: Api<Advertisement> = Api::all(cluster.client.clone());
         let selector = json!([{ "matchLabels": { "test": "a41" } }]);
-        let advert: Advertisement = serde_json::from_value(json!({
+        let advert = json!({
             "apiVersion": "portolan.dev/v1alpha1", "kind": "Advertisement", "metadata": { "name": "a41" },
             "spec": { "sources": ["ClusterIP"], "serviceSelectors": selector, "bgp": {} },
-        }))?;
-        adverts.create(&PostParams::default(), &advert).await?;
+        });
+        cluster.make::<Advertisement>(advert).await?;
         let services = cluster.api::<k8s_openapi::api::core::v1::Service>();
         let label = kube::api::Patch::Merge(json!({ "metadata": { "labels": { "test": "a41" } } }));
         services.patch("web", &Default::default(), &label).await?;
-        let result = async {
-            cluster.routed_by(&ip.to_string(), &[1, 2, 3]).await?;
-            let tally = probe::many(&cluster.ns("client")?, at(ip, 80), 20).await;
-            anyhow::ensure!((tally.answered, tally.pods.len()) == (20, 2), "{tally:?}");
-            Ok(())
-        }
-        .await;
+        cluster.routed_by(&ip.to_string(), &[1, 2, 3]).await?;
+        let tally = probe::many(&cluster.ns("client")?, at(ip, 80), 20).await;
+        assert_eq!((tally.answered, tally.pods.len()), (20, 2), "{tally:?}");
         adverts.delete("a41", &DeleteParams::default()).await?;
-        result?;
         cluster.routed_by(&ip.to_string(), &[]).await
     });
 }

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use k8s_openapi::api::core::v1::{Event, Service};
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use portolan_api::{Advertisement, IPAddressPool};
 use portolan_lab::product::binary;
 use portolan_lab::{probe, wait_for};
@@ -33,14 +33,12 @@ fn a_malformed_pool_range_is_refused_by_the_api_server() {
 fn a_pool_that_cannot_be_used_says_so_in_its_condition() {
     test("bad-pool-order", async |cluster| {
         let pools: Api<IPAddressPool> = Api::all(cluster.client.clone());
-        let pool: IPAddressPool = serde_json::from_value(json!({
+        let pool = json!({
             "apiVersion": "portolan.dev/v1alpha1", "kind": "IPAddressPool", "metadata": { "name": "backwards" },
             "spec": { "addresses": ["192.0.2.9-192.0.2.1"] },
-        }))?;
-        pools.create(&PostParams::default(), &pool).await?;
-        let seen = condition_of_pool(&pools, "backwards").await;
-        pools.delete("backwards", &DeleteParams::default()).await?;
-        let message = seen?;
+        });
+        cluster.make::<IPAddressPool>(pool).await?;
+        let message = condition_of_pool(&pools, "backwards").await?;
         assert!(message.contains("spec.addresses[0]"), "{message}");
         still_works(cluster).await
     });
@@ -59,22 +57,19 @@ async fn condition_of_pool(pools: &Api<IPAddressPool>, name: &str) -> anyhow::Re
 fn an_unknown_peer_name_is_named_and_the_others_are_told() {
     test("bad-peer-name", async |cluster| {
         let adverts: Api<Advertisement> = Api::all(cluster.client.clone());
-        let advert: Advertisement = serde_json::from_value(json!({
+        let advert = json!({
             "apiVersion": "portolan.dev/v1alpha1", "kind": "Advertisement", "metadata": { "name": "half" },
             "spec": { "sources": ["LoadBalancerIP"], "bgp": { "peers": ["tor", "tor-b"], "communities": ["64512:77"] } },
-        }))?;
-        adverts.create(&PostParams::default(), &advert).await?;
+        });
+        cluster.make::<Advertisement>(advert).await?;
         let said = wait_for("the Advertisement says which peer is unknown", PATIENCE, async || {
             let status = adverts.get("half").await?.status.unwrap_or_default();
             let bad = status.conditions.iter().find(|c| c.type_ == "ResolvedRefs" && c.status == "False");
             Ok(bad.map(|condition| condition.message.clone()).ok_or(format!("{:?}", status.conditions)))
         })
-        .await;
-        let told = still_works(cluster).await;
-        adverts.delete("half", &DeleteParams::default()).await?;
-        let said = said?;
+        .await?;
         assert!(said.contains("spec.bgp.peers[1]") && said.contains("tor-b"), "{said}");
-        told
+        still_works(cluster).await
     });
 }
 

@@ -203,9 +203,11 @@ fn s23_s24_e100_ip_mode_proxy_goes_through_the_balancer() {
     beside("s24-e100-ip-mode", async |cluster| {
         let pods = cluster.run_on_each_node("web", ["one", "two"]).await?;
         let vip: SocketAddr = "203.0.113.100:80".parse()?;
-        let (client, router) = (cluster.ns("client")?, cluster.ns("router")?);
-        client.ip(&format!("addr add {}/32 dev eth0\n", vip.ip())).await?;
-        router.ip(&format!("route add {}/32 via {}\n", vip.ip(), CLIENT.v4)).await?;
+        let address = format!("addr add {}/32 dev eth0\n", vip.ip());
+        cluster.ip("client", &address, &address.replace(" add ", " del ")).await?;
+        let route = format!("route add {}/32 via {}\n", vip.ip(), CLIENT.v4);
+        cluster.ip("router", &route, &route.replace(" add ", " del ")).await?;
+        let client = cluster.ns("client")?;
         let server =
             PodServer::start_on(&[vip.ip()], &client, "balancer", "none", &[Port::Tcp(80), Port::Udp(80)])?;
         // Another implementation's Service: it alone writes the status, and we serve what it says.
@@ -231,7 +233,6 @@ fn s23_s24_e100_ip_mode_proxy_goes_through_the_balancer() {
             }
         }
         drop(server);
-        client.ip(&format!("addr del {}/32 dev eth0\n", vip.ip())).await?;
-        router.ip(&format!("route del {}/32\n", vip.ip())).await
+        Ok(())
     });
 }

@@ -142,7 +142,8 @@ fn s80_e67_host_ports_of_one_number() {
         let [tcp, udp, other] = cluster.run_on_each_node("hostport", ["tcp", "udp", "other"]).await?;
         let n1 = cluster.ns("n1")?;
         let second: IpAddr = "10.9.0.67".parse()?;
-        n1.ip(&format!("addr add {second}/32 dev eth0\n")).await?;
+        let address = format!("addr add {second}/32 dev eth0\n");
+        cluster.ip("n1", &address, &address.replace(" add ", " del ")).await?;
         let cni = format!(
             "table ip cni_hostport {{
              chain pre {{ type nat hook prerouting priority dstnat; policy accept;
@@ -159,34 +160,31 @@ fn s80_e67_host_ports_of_one_number() {
             udp = udp.ip(),
             other = other.ip(),
         );
-        let result = async {
-            n1.output(&["nft", &cni]).await?;
-            let (node, client) = (cluster.node_ip(1), cluster.ns("client")?);
-            let check = async || {
-                answered_by(&client, at(node, number), Tcp, &["tcp"]).await?;
-                answered_by(&client, at(node, number), Udp, &["udp"]).await?;
-                let n2 = cluster.ns("n2")?;
-                n2.ip(&format!("route replace {second}/32 via {node}\n")).await?;
-                answered_by(&n2, at(second, number), Tcp, &["other"]).await
-            };
-            check().await?;
-            // A Service's port of the same number, and a NodePort beside it.
-            cluster.run([Wanted::default()]).await?;
-            let ports = json!([{ "port": number, "targetPort": 80 }]);
-            let service = cluster.expose("web", json!({ "type": "NodePort", "ports": ports })).await?;
-            answered_by(&client, at(node, node_port(&service)?), Tcp, &["web"]).await?;
-            answered_by(&n1, at(cluster_ip(&service)?, number), Tcp, &["web"]).await?;
-            check().await?;
-            cluster.delete_service("web").await?;
-            ends(&client, at(node, node_port(&service)?), Tcp, Refused).await?;
-            check().await?;
-            ends(&client, at(node, number), Tcp, Answered).await
-        }
-        .await;
-        n1.ip(&format!("addr del {second}/32 dev eth0\n")).await?;
-        let removed = n1.output(&["nft", "delete table ip cni_hostport"]).await;
-        result?;
-        removed.map(drop)
+        n1.output(&["nft", &cni]).await?;
+        let ns = n1.clone();
+        cluster.afterwards("delete cni_hostport", async move {
+            ns.output(&["nft", "delete table ip cni_hostport"]).await.map(drop)
+        });
+        let (node, client) = (cluster.node_ip(1), cluster.ns("client")?);
+        let check = async || {
+            answered_by(&client, at(node, number), Tcp, &["tcp"]).await?;
+            answered_by(&client, at(node, number), Udp, &["udp"]).await?;
+            let n2 = cluster.ns("n2")?;
+            n2.ip(&format!("route replace {second}/32 via {node}\n")).await?;
+            answered_by(&n2, at(second, number), Tcp, &["other"]).await
+        };
+        check().await?;
+        // A Service's port of the same number, and a NodePort beside it.
+        cluster.run([Wanted::default()]).await?;
+        let ports = json!([{ "port": number, "targetPort": 80 }]);
+        let service = cluster.expose("web", json!({ "type": "NodePort", "ports": ports })).await?;
+        answered_by(&client, at(node, node_port(&service)?), Tcp, &["web"]).await?;
+        answered_by(&n1, at(cluster_ip(&service)?, number), Tcp, &["web"]).await?;
+        check().await?;
+        cluster.delete_service("web").await?;
+        ends(&client, at(node, node_port(&service)?), Tcp, Refused).await?;
+        check().await?;
+        ends(&client, at(node, number), Tcp, Answered).await
     });
 }
 

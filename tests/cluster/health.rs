@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use k8s_openapi::api::core::v1::{Event, Node, Service};
+use k8s_openapi::api::core::v1::{Event, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use portolan_lab::topology::node_address;
 use portolan_lab::{probe, wait_for};
 use serde_json::{Value, json};
@@ -48,11 +48,8 @@ fn on_node(node: u8, port: u16) -> SocketAddr {
 #[test]
 fn s58_s59_e76_healthz_and_livez() {
     test("s58-s59", async |cluster| {
-        let nodes: Api<Node> = Api::all(cluster.client.clone());
-        let taint = async |taints: Value| {
-            let patch = Patch::Merge(json!({ "spec": { "taints": taints } }));
-            nodes.patch("n3", &PatchParams::default(), &patch).await
-        };
+        let taint =
+            async |taints: Value| cluster.patch_node("n3", json!({ "spec": { "taints": taints } })).await;
         let (head, body) = answers(cluster, on_node(3, 10256), "/healthz", 200).await?;
         assert!(head.contains("content-type: application/json"), "{head}");
         assert!(head.contains("x-content-type-options: nosniff"), "{head}");

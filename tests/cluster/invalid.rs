@@ -33,16 +33,12 @@ fn s54_e74_packets_out_of_the_window_do_not_reset_a_long_transfer() {
 #[test]
 fn s54_packets_ahead_of_the_window_where_tracking_is_liberal() {
     test("s54-ahead-of-window", async |cluster| {
-        let liberal = async |value: &str| -> anyhow::Result<()> {
-            for node in ["n1", "n2"] {
-                cluster.ns(node)?.sysctl(&[("net/netfilter/nf_conntrack_tcp_be_liberal", value)])?;
-            }
-            Ok(())
-        };
-        liberal("1").await?;
-        let result = strange_packets(cluster, |number| 0x2000_0000 + number).await;
-        liberal("0").await?;
-        result
+        for node in ["n1", "n2"] {
+            let (ns, liberal) = (cluster.ns(node)?, "net/netfilter/nf_conntrack_tcp_be_liberal");
+            ns.sysctl(&[(liberal, "1")])?;
+            cluster.afterwards(liberal, async move { ns.sysctl(&[(liberal, "0")]) });
+        }
+        strange_packets(cluster, |number| 0x2000_0000 + number).await
     });
 }
 

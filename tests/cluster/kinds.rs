@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, ensure};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams};
 use portolan_lab::netns::run;
 use portolan_lab::wait_for;
 use serde_json::{Value, json};
@@ -106,23 +106,23 @@ fn e8_e46_services_up_and_down_and_from_another_namespace() {
         // The client is in a Kubernetes namespace of another name (E46).
         let other = cluster.in_namespace("default");
         let asks = Wanted { name: "asks-up-and-down", app: "asks", node: 3, ..Wanted::default() };
+        let pods = other.api::<Pod>();
+        cluster.afterwards("delete the pod of the other namespace", async move {
+            pods.delete("asks-up-and-down", &DeleteParams::default()).await?;
+            Ok(())
+        });
         let [asks] = other.run([asks]).await?;
-        let result = async {
-            let (up1, up2) = (service("up1", "web").await?, service("up2", "b").await?);
-            answered_by(&asks.ns, at(up1, 80), Tcp, &first).await?;
-            answered_by(&asks.ns, at(up2, 80), Tcp, &second).await?;
-            cluster.delete_service("up1").await?;
-            ends(&asks.ns, at(up1, 80), Tcp, Silent).await?;
-            answered_by(&asks.ns, at(up2, 80), Tcp, &second).await?;
-            let up3 = service("up3", "web").await?;
-            answered_by(&asks.ns, at(up3, 80), Tcp, &first).await?;
-            let up1 = service("up1", "web").await?;
-            answered_by(&asks.ns, at(up1, 80), Tcp, &first).await?;
-            answered_by(&asks.ns, at(up2, 80), Tcp, &second).await.map(drop)
-        }
-        .await;
-        other.end("asks-up-and-down").await?;
-        result
+        let (up1, up2) = (service("up1", "web").await?, service("up2", "b").await?);
+        answered_by(&asks.ns, at(up1, 80), Tcp, &first).await?;
+        answered_by(&asks.ns, at(up2, 80), Tcp, &second).await?;
+        cluster.delete_service("up1").await?;
+        ends(&asks.ns, at(up1, 80), Tcp, Silent).await?;
+        answered_by(&asks.ns, at(up2, 80), Tcp, &second).await?;
+        let up3 = service("up3", "web").await?;
+        answered_by(&asks.ns, at(up3, 80), Tcp, &first).await?;
+        let up1 = service("up1", "web").await?;
+        answered_by(&asks.ns, at(up1, 80), Tcp, &first).await?;
+        answered_by(&asks.ns, at(up2, 80), Tcp, &second).await.map(drop)
     });
 }
 
@@ -151,7 +151,7 @@ fn s18_e51_a_range_of_cluster_ips_more() {
     beside("s18-e51-service-cidr", async |cluster| {
         let ranges: Api<ServiceCIDR> = Api::all(cluster.client.clone());
         let range = json!({ "metadata": { "name": "e51" }, "spec": { "cidrs": ["10.151.0.0/24"] } });
-        ranges.create(&PostParams::default(), &serde_json::from_value(range)?).await?;
+        cluster.make::<ServiceCIDR>(range).await?;
         wait_for("the range is ready", PATIENCE, async || {
             let status = ranges.get("e51").await?.status.unwrap_or_default();
             let is_ready =

@@ -2,6 +2,7 @@
 //!
 //! - `fixture`: the cluster that all tests share, and workloads of a test's own. `pods`: pods on nodes of a test's choice.
 //!   `asking`: requests, and how they must end.
+//! - `failing`: what a failed test leaves behind, which is nothing.
 //! - `forwarding`: what clients, pods and nodes reach by which address.
 //! - `services`: Services that change while they are used.
 //! - `kinds`: types that change, several ports, named ports, slices of one's own, ranges of ClusterIPs.
@@ -33,6 +34,7 @@ mod bad_input;
 mod balancers;
 mod commands;
 mod detection;
+mod failing;
 mod families;
 mod fixture;
 mod flapping;

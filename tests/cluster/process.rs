@@ -121,7 +121,10 @@ fn s75_init_only_prepares_the_node_and_ends() {
         let (file, settings) =
             ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", cluster.lab.dir().join("init.yaml"));
         let value = async || n3.output(&["cat", file]).await;
-        let before = value().await?;
+        let (before, ns) = (value().await?, n3.clone());
+        cluster.afterwards(file, async move {
+            ns.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout_stream", before.trim())])
+        });
         // A namespace of its own has no number of entries and no hash table: 0 leaves them.
         let text = "proxy: { conntrack: { maxPerCore: 0, min: 0, udpStreamTimeout: 77s } }\n";
         std::fs::write(&settings, text)?;
@@ -131,6 +134,6 @@ fn s75_init_only_prepares_the_node_and_ends() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && said.contains("the node is prepared"), "{said}");
         assert_eq!(value().await?.trim(), "77");
-        cluster.ns("n3")?.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout_stream", before.trim())])
+        Ok(())
     });
 }

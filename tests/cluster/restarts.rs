@@ -105,7 +105,7 @@ fn a56_s69_e10_the_api_server_stops_and_starts_and_traffic_and_sessions_stay() {
         let routes = Monitor::routes(&cluster.ns("router")?).await?;
         let rules = Monitor::nftables(&cluster.ns("n1")?).await?;
         let requests = Requests::start(&cluster.ns("client")?, at(vip, 80), 50);
-        cluster.lab.stop_apiserver().await?;
+        cluster.stop_apiserver().await?;
         let during = probe::many(&cluster.ns("client")?, at(vip, 80), 50).await;
         assert_eq!(during.answered, 50, "{during:?}");
         assert!(rules.lines().is_empty(), "the outage changed the rules: {:?}", rules.lines());

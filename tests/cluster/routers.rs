@@ -8,10 +8,10 @@ use crate::fixture::{Cluster, at, test};
 #[test]
 fn the_whole_line_with_frr() {
     test("with-frr", async |cluster| {
+        cluster.afterwards("BIRD again", cluster.lab.use_router(RouterKind::Bird));
         cluster.lab.use_router(RouterKind::Frr).await?;
-        let result = line(cluster).await;
+        line(cluster).await?;
         cluster.lab.use_router(RouterKind::Bird).await?;
-        result?;
         cluster.sessions_of(&[1, 2, 3]).await
     });
 }

@@ -79,6 +79,12 @@ async fn hand_back(cluster: &Cluster, mode: Mode) -> anyhow::Result<Vec<KubeProx
         })
         .await?;
     }
+    for number in 1..=NODES {
+        let ns = cluster.ns(&format!("n{number}"))?;
+        cluster.afterwards("a CNI's routes", async move {
+            ns.output(&["ip", "route", "flush", "proto", "static"]).await.map(drop)
+        });
+    }
     routes(cluster, "add").await?;
     for number in 1..=NODES {
         cluster.lab.product.lock().await.kill(&format!("agent-n{number}")).await?;

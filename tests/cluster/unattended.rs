@@ -1,20 +1,13 @@
 //! What changes while no agent or no API server is there, and what changes of the agent's own Node.
 
-use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use portolan_lab::probe::{self, Requests};
 use portolan_lab::topology::node_address;
 use portolan_lab::wait_for;
 use serde_json::{Value, json};
 
-use crate::fixture::{Cluster, PATIENCE, at, cluster_ip, node_port, test};
+use crate::fixture::{PATIENCE, at, cluster_ip, node_port, test};
 use crate::udp::Flow;
-
-async fn patch_node(cluster: &Cluster, node: &str, patch: Value) -> anyhow::Result<()> {
-    let nodes: Api<Node> = Api::all(cluster.client.clone());
-    nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    Ok(())
-}
 
 /// The agent that comes next knows of it by its own table alone.
 #[test]
@@ -56,25 +49,20 @@ fn s69_an_agent_starts_while_the_api_server_is_away() {
         let table = async || n1.output(&["nft", "list", "map", "ip", "portolan", "services"]).await;
         let before = table().await?;
         cluster.lab.product.lock().await.terminate("agent-n1").await?;
-        cluster.lab.stop_apiserver().await?;
-        let outcome = async {
-            cluster.lab.product.lock().await.start_known_agent("n1").await?;
-            let log = cluster.lab.product.lock().await.log("agent-n1");
-            wait_for("the agent waits for the API server", PATIENCE, async || {
-                let text = std::fs::read_to_string(&log)?;
-                let waits =
-                    text.rsplit("the agent runs").next().is_some_and(|rest| rest.contains("trying again"));
-                Ok(if waits { Ok(()) } else { Err("not yet") })
-            })
-            .await?;
-            anyhow::ensure!(table().await? == before, "the rules changed");
-            let tally = probe::many(&n1, at(ip, 80), 20).await;
-            anyhow::ensure!(tally.answered == 20, "{tally:?}");
-            Ok(())
-        };
-        let outcome = outcome.await;
+        cluster.stop_apiserver().await?;
+        cluster.lab.product.lock().await.start_known_agent("n1").await?;
+        let log = cluster.lab.product.lock().await.log("agent-n1");
+        wait_for("the agent waits for the API server", PATIENCE, async || {
+            let text = std::fs::read_to_string(&log)?;
+            let waits =
+                text.rsplit("the agent runs").next().is_some_and(|rest| rest.contains("trying again"));
+            Ok(if waits { Ok(()) } else { Err("not yet") })
+        })
+        .await?;
+        anyhow::ensure!(table().await? == before, "the rules changed");
+        let tally = probe::many(&n1, at(ip, 80), 20).await;
+        anyhow::ensure!(tally.answered == 20, "{tally:?}");
         cluster.lab.start_apiserver().await?;
-        outcome?;
         cluster.scale("web", 3).await?;
         cluster.ready("web", 3).await?;
         cluster.endpoints("web", 3).await?;
@@ -117,11 +105,11 @@ fn s36_s73_the_zone_of_a_node_that_lives_changes() {
         };
         let zone = |zone: Value| json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": zone } } });
         goes_to(&["10.244.250.1", "10.244.250.2"]).await?;
-        patch_node(cluster, "n1", zone(json!("a"))).await?;
+        cluster.patch_node("n1", zone(json!("a"))).await?;
         goes_to(&["10.244.250.1"]).await?;
-        patch_node(cluster, "n1", zone(json!("b"))).await?;
+        cluster.patch_node("n1", zone(json!("b"))).await?;
         goes_to(&["10.244.250.2"]).await?;
-        patch_node(cluster, "n1", zone(json!(null))).await?;
+        cluster.patch_node("n1", zone(json!(null))).await?;
         goes_to(&["10.244.250.1", "10.244.250.2"]).await
     });
 }

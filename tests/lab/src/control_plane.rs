@@ -104,9 +104,11 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts the API server again and waits until it is ready.
+    /// Starts the API server again, if it is gone, and waits until it is ready.
     pub async fn start_apiserver(&mut self) -> anyhow::Result<()> {
-        self.apiserver = apiserver(&self.ns, &self.dir, &self.binaries, self.families)?;
+        if self.apiserver.exited().is_some() {
+            self.apiserver = apiserver(&self.ns, &self.dir, &self.binaries, self.families)?;
+        }
         self.wait_ready().await
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::netns::Namespace;
@@ -143,12 +143,14 @@ pub async fn many(ns: &Namespace, to: SocketAddr, count: usize) -> Tally {
     tally
 }
 
-/// Requests at a steady rate, each on a connection or from a port of its own and none waiting for another, until stopped.
+/// Requests at a steady rate, each on a connection or from a port of its own and none waiting for another, until stopped or
+/// dropped.
 #[derive(Debug)]
 pub struct Requests {
     tally: Arc<Mutex<Tally>>,
     stop: Arc<AtomicBool>,
-    task: JoinHandle<()>,
+    /// None of the tasks in it outlives it.
+    task: JoinSet<()>,
 }
 
 impl Requests {
@@ -159,7 +161,8 @@ impl Requests {
     pub fn start_by(protocol: Protocol, ns: &Namespace, to: SocketAddr, per_second: u32) -> Requests {
         let (tally, stop) = (Arc::<Mutex<Tally>>::default(), Arc::<AtomicBool>::default());
         let load = Load { protocol, ns: ns.clone(), to, per_second };
-        let task = tokio::spawn(ask_until(stop.clone(), load, tally.clone()));
+        let mut task = JoinSet::new();
+        task.spawn(ask_until(stop.clone(), load, tally.clone()));
         Requests { tally, stop, task }
     }
 
@@ -169,9 +172,9 @@ impl Requests {
     }
 
     /// Asks no more, waits for the answers that are still to come, and returns the count.
-    pub async fn stop(self) -> anyhow::Result<Tally> {
+    pub async fn stop(mut self) -> anyhow::Result<Tally> {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await.context("requests")?;
+        self.task.join_next().await.context("requests")??;
         Ok(self.tally.lock().expect("tally").clone())
     }
 }
@@ -202,7 +205,7 @@ impl Load {
 async fn ask_until(stop: Arc<AtomicBool>, load: Load, tally: Arc<Mutex<Tally>>) {
     let start = Instant::now();
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / load.per_second.max(1));
-    let mut asked = tokio::task::JoinSet::new();
+    let mut asked = JoinSet::new();
     while !stop.load(Ordering::Relaxed) {
         ticks.tick().await;
         let (load, tally) = (load.clone(), tally.clone());

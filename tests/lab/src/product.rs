@@ -115,9 +115,12 @@ impl Product {
         self.taken(name)?.terminate(ORDERLY_END).await
     }
 
-    /// Fails if a process that was started, and not ended here, is gone.
+    /// Fails if processes that were started, and not ended here, are gone. They are forgotten then, and may start again.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        self.running.values_mut().try_for_each(Daemon::check)
+        let mut said = Vec::new();
+        self.running
+            .retain(|_, daemon| daemon.check().map_err(|error| said.push(format!("{error:#}"))).is_ok());
+        if said.is_empty() { Ok(()) } else { bail!("{}", said.join("\n")) }
     }
 
     pub fn names(&self) -> Vec<String> {
