@@ -51,7 +51,8 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     if arguments.init_only {
         return init(&given.config);
     }
-    let node_name = arguments.node_name.or(given.node_name);
+    let by_file = given.node_name.filter(|_| arguments.node_name.is_none());
+    let node_name = arguments.node_name.or(by_file.clone());
     let node_name =
         node_name.context("--node-name, or hostnameOverride in a KubeProxyConfiguration, is needed")?;
     let metrics = Arc::new(Metrics::new());
@@ -104,7 +105,7 @@ pub async fn run(arguments: cli::Agent) -> anyhow::Result<()> {
     let changes = kubernetes::start(&client, &Kind::ALL, proxy_name.as_deref());
     let mut speaker = tokio::spawn(async move { speaker::run(intent, &listen, status_tx).await });
     let mut report = tokio::spawn(report::run(client, node_name.clone(), line_report, status));
-    tokio::spawn(reload::run(sources, config_tx));
+    tokio::spawn(reload::run(sources, by_file, config_tx));
 
     tracing::info!(node = node_name, version = env!("CARGO_PKG_VERSION"), "the agent runs");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

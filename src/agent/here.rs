@@ -133,4 +133,49 @@ mod tests {
         assert_eq!(said(&here, &with), 0);
         assert!(!here.see(&with, &config, []));
     }
+
+    /// kube-proxy exits on each of these.
+    #[test]
+    fn s73_the_own_node_goes_comes_back_and_changes() {
+        let config = config("proxy: { detectLocalMode: NodeCIDR }");
+        let with = |address: &str, cidr: &str, zone: &str| {
+            snapshot(json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": { "name": "n1", "labels": { "topology.kubernetes.io/zone": zone } },
+                "spec": { "podCIDRs": [cidr] },
+                "status": { "addresses": [{ "type": "InternalIP", "address": address }] },
+            }))
+        };
+        let gone = {
+            let mut index = Index::new(&[Kind::Node]);
+            index.apply(Change::Replace(Kind::Node, Vec::new()));
+            index.snapshot().expect("all kinds were listed")
+        };
+        let first = with("172.18.0.2", "10.244.1.0/24", "a");
+        // The nodes' zone, the address of node ports, the range of pods, as texts.
+        let rows = [
+            (&first, "a 172.18.0.2 10.244.1.0/24"),
+            (&gone, "- 127.0.0.1 "), // S76; of the node's own pods nothing is known
+            (&first, "a 172.18.0.2 10.244.1.0/24"),
+            (&with("172.18.0.9", "10.244.1.0/24", "a"), "a 172.18.0.9 10.244.1.0/24"),
+            (&with("172.18.0.9", "10.244.7.0/24", "a"), "a 172.18.0.9 10.244.7.0/24"),
+            (&with("172.18.0.9", "10.244.7.0/24", "b"), "b 172.18.0.9 10.244.7.0/24"),
+        ];
+        let interfaces = ["172.18.0.2", "172.18.0.9"].map(|ip| ip.parse().expect("an address"));
+        let mut here = Here::new("n1".into(), None);
+        for (snapshot, expected) in rows {
+            assert!(here.see(snapshot, &config, interfaces), "{expected}: every Service is planned again");
+            assert!(!here.see(snapshot, &config, interfaces), "{expected}: and once only");
+            let settings = here.settings(snapshot, &config);
+            let Detector::Ranges(pods) = &settings.pods else { panic!("{:?}", settings.pods) };
+            let own = settings.node_port_addresses.iter().filter(|ip| ip.is_ipv4());
+            let texts = |nets: Vec<String>| nets.join(",");
+            let zone = here.view.zone.as_deref().unwrap_or("-");
+            let own = texts(own.map(ToString::to_string).collect());
+            assert_eq!(
+                format!("{zone} {own} {}", texts(pods.iter().map(ToString::to_string).collect())),
+                expected
+            );
+        }
+    }
 }

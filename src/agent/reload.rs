@@ -10,8 +10,13 @@ use crate::config::{Config, Given, Sources};
 /// Mounted ConfigMaps change by a link that is replaced, which no watch on a file sees; two small files are read in no time.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 
-/// Runs for ever. What cannot be read or understood is said once, and the configuration stays as it is.
-pub async fn run(sources: Sources, config: watch::Sender<Config>) -> anyhow::Result<()> {
+/// Runs for ever. What cannot be read or understood is said once, and the configuration stays as it is. `node_name` is this
+/// agent's where `hostnameOverride` gave it, and not the command line.
+pub async fn run(
+    sources: Sources,
+    node_name: Option<String>,
+    config: watch::Sender<Config>,
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut ticks = tokio::time::interval(BETWEEN_LOOKS);
     // Whatever came between the agent's own reading and this one is seen at the first look.
@@ -26,7 +31,7 @@ pub async fn run(sources: Sources, config: watch::Sender<Config>) -> anyhow::Res
             continue;
         }
         match sources.read() {
-            Ok(given) => hand_on(given, &config),
+            Ok(given) => hand_on(given, node_name.as_deref(), &config),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::error!(
@@ -39,16 +44,23 @@ pub async fn run(sources: Sources, config: watch::Sender<Config>) -> anyhow::Res
     }
 }
 
-fn hand_on(given: Given, config: &watch::Sender<Config>) {
+fn hand_on(given: Given, node_name: Option<&str>, config: &watch::Sender<Config>) {
+    let renamed = is_renamed(node_name, &given);
+    let fields = renamed.then_some("hostnameOverride").into_iter();
+    for field in fields.chain(restart_fields(&config.borrow(), &given.config)) {
+        tracing::warn!(field, "this setting changed and takes effect when the agent starts again");
+    }
     if *config.borrow() == given.config {
         return;
     }
     given.notes.iter().for_each(|note| tracing::warn!("KubeProxyConfiguration: {note}"));
-    for field in restart_fields(&config.borrow(), &given.config) {
-        tracing::warn!(field, "this setting changed and takes effect when the agent starts again");
-    }
     tracing::info!("the changed configuration is applied");
     config.send_replace(given.config);
+}
+
+/// The file gave this agent its name, and gives another one now.
+fn is_renamed(node_name: Option<&str>, given: &Given) -> bool {
+    node_name.is_some() && given.node_name.as_deref() != node_name
 }
 
 /// Those that changed and are only read at the start.
@@ -69,30 +81,4 @@ fn restart_fields(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn s72_settings_that_need_a_restart_are_named() {
-        let with = |text: &str| Config::over(serde_json::Value::Null, text).unwrap();
-        let fields = |text: &str| restart_fields(&Config::default(), &with(text));
-        assert_eq!(fields("proxy: { takeOver: false, masqueradeAll: true }"), ["proxy.takeOver"]);
-        assert!(fields("bgp: { asn: 64512 }\nproxy: { clusterCIDRs: [10.0.0.0/8] }").is_empty());
-    }
-
-    #[tokio::test]
-    async fn s72_a_changed_file_is_handed_on_and_a_broken_one_is_not() {
-        let path = std::env::temp_dir().join(format!("portolan-reload-{}.yaml", std::process::id()));
-        std::fs::write(&path, "bgp: { asn: 1 }").unwrap();
-        let sources = Sources { own: Some(path.clone()), kube_proxy: None };
-        let (sender, mut config) = watch::channel(sources.read().unwrap().config);
-        let task = tokio::spawn(run(sources, sender));
-        for (text, asn) in [("bgp: { asn: 2 }", 2), ("bgp: { asn: 3 }", 3)] {
-            std::fs::write(&path, "bgp: { asn").unwrap();
-            std::fs::write(&path, text).unwrap();
-            config.wait_for(|config| config.bgp.asn == Some(asn)).await.unwrap();
-        }
-        task.abort();
-        std::fs::remove_file(&path).unwrap();
-    }
-}
+mod tests;

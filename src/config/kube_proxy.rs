@@ -206,5 +206,11 @@ fn set(config: &mut Value, path: &str, value: Value) {
     *config = lay(config.take(), nested);
 }
 
+/// Every field that means something to us.
+#[cfg(test)]
+pub(crate) fn followed_fields() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().filter(|(_, fate)| !matches!(fate, Unused(_))).map(|(field, _)| *field)
+}
+
 #[cfg(test)]
 mod tests;
