@@ -25,6 +25,7 @@
 //! - `hostile`: whatever the API server takes, and nothing else suffers.
 //! - `process`: Events on the Node, the pages beside the metrics.
 //! - `unattended`: what changes while no agent or no API server is there, and of the agent's own Node.
+//! - `own_node`: that Node goes and comes back as another.
 //! - `commands`: status, cleanup, crds as an operator runs them.
 
 mod affinity;
@@ -46,6 +47,7 @@ mod invalid;
 mod kinds;
 mod localhost;
 mod node_addresses;
+mod own_node;
 mod pods;
 mod process;
 mod readiness;
