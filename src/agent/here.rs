@@ -155,7 +155,7 @@ mod tests {
         // The nodes' zone, the address of node ports, the range of pods, as texts.
         let rows = [
             (&first, "a 172.18.0.2 10.244.1.0/24"),
-            (&gone, "- 127.0.0.1 "), // S76; of the node's own pods nothing is known
+            (&gone, "-  "), // no address of its own (S76), and no pods to tell apart
             (&first, "a 172.18.0.2 10.244.1.0/24"),
             (&with("172.18.0.9", "10.244.1.0/24", "a"), "a 172.18.0.9 10.244.1.0/24"),
             (&with("172.18.0.9", "10.244.7.0/24", "a"), "a 172.18.0.9 10.244.7.0/24"),
