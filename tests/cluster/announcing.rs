@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use crate::fixture::{PATIENCE, at, beside, cluster_ip, test};
+use crate::process::event;
 
 #[test]
 fn a39_s44_s45_e95_policy_local_keeps_the_client_and_only_nodes_with_endpoints_announce() {
@@ -114,7 +115,7 @@ fn b46_a_node_announces_only_what_its_kernel_took() {
         cluster.routed_by(&vip.to_string(), &[2, 3]).await?;
         let statuses: Api<NodeStatus> = Api::all(cluster.client.clone());
         wait_for("n1 says that its kernel refused, and what it withholds", PATIENCE, async || {
-            let status = statuses.get("n1").await?.status.unwrap_or_default();
+            let status = statuses.get_opt("n1").await?.and_then(|status| status.status).unwrap_or_default();
             let synced = status.agent.as_ref().is_some_and(|agent| agent.dataplane.synced);
             let withheld = status.vips.clone().unwrap_or_default().withheld;
             let said = withheld.iter().any(|w| w.ip == vip.to_string() && w.reason == "DataplaneNotReady");
@@ -122,8 +123,12 @@ fn b46_a_node_announces_only_what_its_kernel_took() {
         })
         .await?;
         assert_eq!(cluster.router().await.routes(&vip.to_string()).await?.len(), 2, "n1 still keeps silent");
+        let refused = event(cluster, 1, "KernelRefused").await?;
+        assert_eq!(refused.type_.as_deref(), Some("Warning"));
+        assert_eq!(refused.count.unwrap_or(1), 1, "at once, then at most one in five minutes");
 
         owner.kill().await?;
+        event(cluster, 1, "KernelRulesWritten").await?;
         cluster.routed_by(&vip.to_string(), &[1, 2, 3]).await
     });
 }

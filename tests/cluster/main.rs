@@ -20,9 +20,11 @@
 //! - `detection`: every way to tell pods from other clients.
 //! - `health`: what load balancers ask a node.
 //! - `take_over`: the real kube-proxy before and after us; foreign changes to our tables.
+//! - `ipvs`: an agent starts in a guest kernel with what kube-proxy's IPVS mode left.
 //! - `routers`: the same with FRR in BIRD's place.
 //! - `bad_input`: one clear sentence, and nothing else lost.
 //! - `hostile`: whatever the API server takes, and nothing else suffers.
+//! - `privileges`: what the agent may do, and what it says of what it may not.
 //! - `process`: Events on the Node, the pages beside the metrics.
 //! - `unattended`: what changes while no agent or no API server is there, and of the agent's own Node.
 //! - `own_node`: that Node goes and comes back as another.
@@ -44,11 +46,13 @@ mod granular;
 mod health;
 mod hostile;
 mod invalid;
+mod ipvs;
 mod kinds;
 mod localhost;
 mod node_addresses;
 mod own_node;
 mod pods;
+mod privileges;
 mod process;
 mod readiness;
 mod reload;

@@ -12,12 +12,19 @@ use serde_json::Value;
 use crate::fixture::{Cluster, PATIENCE, test};
 
 /// Waits for an Event on a Node with this reason, and returns what it says.
-async fn event(cluster: &Cluster, node: u8, reason: &str) -> anyhow::Result<Event> {
+pub async fn event(cluster: &Cluster, node: u8, reason: &str) -> anyhow::Result<Event> {
+    event_saying(cluster, &format!("n{node}"), reason, "").await
+}
+
+/// The same, where earlier tests may have left Events of that reason that say something else.
+pub async fn event_saying(cluster: &Cluster, node: &str, reason: &str, what: &str) -> anyhow::Result<Event> {
     let events: Api<Event> = Api::all(cluster.client.clone());
     let about = ListParams::default()
-        .fields(&format!("reason={reason},involvedObject.kind=Node,involvedObject.name=n{node}"));
-    wait_for(&format!("Event {reason} on n{node}"), PATIENCE, async || {
-        Ok(events.list(&about).await?.items.pop().ok_or("no Event"))
+        .fields(&format!("reason={reason},involvedObject.kind=Node,involvedObject.name={node}"));
+    wait_for(&format!("Event {reason} on {node} says {what:?}"), PATIENCE, async || {
+        let mut found = events.list(&about).await?.items;
+        found.retain(|event| event.message.as_deref().unwrap_or_default().contains(what));
+        Ok(found.pop().ok_or("no such Event"))
     })
     .await
 }
@@ -110,30 +117,5 @@ fn s65_a_repair_is_an_event() {
                 .map_err(|e| format!("{e:#}")))
         })
         .await
-    });
-}
-
-/// What the chart's init container would do, and what is left to the agent then: nothing that it may not write (S75).
-#[test]
-fn s75_init_only_prepares_the_node_and_ends() {
-    test("s75-init", async |cluster| {
-        let n3 = cluster.ns("n3")?;
-        let (file, settings) =
-            ("/proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", cluster.lab.dir().join("init.yaml"));
-        let value = async || n3.output(&["cat", file]).await;
-        let (before, ns) = (value().await?, n3.clone());
-        cluster.afterwards(file, async move {
-            ns.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout_stream", before.trim())])
-        });
-        // A namespace of its own has no number of entries and no hash table: 0 leaves them.
-        let text = "proxy: { conntrack: { maxPerCore: 0, min: 0, udpStreamTimeout: 77s } }\n";
-        std::fs::write(&settings, text)?;
-        let mut command = n3.command(binary()?)?;
-        command.args(["agent", "--init-only", "--config"]).arg(&settings).stdin(Stdio::null());
-        let output = tokio::time::timeout(PATIENCE, command.output()).await.context("it goes on")??;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success() && said.contains("the node is prepared"), "{said}");
-        assert_eq!(value().await?.trim(), "77");
-        Ok(())
     });
 }

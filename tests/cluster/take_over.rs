@@ -13,6 +13,7 @@ use portolan_lab::wait_for;
 use serde_json::json;
 
 use crate::fixture::{Cluster, NODES, PATIENCE, at, cluster_ip, nth_node_port, test};
+use crate::process::event_saying;
 
 /// Beside the one that is asked.
 const SERVICES: usize = 200;
@@ -51,6 +52,14 @@ fn there_and_back(name: &str, mode: Mode) {
         clients.ask(BETWEEN).await?;
 
         take_over(cluster, proxies).await.context("kube-proxy to agents")?;
+        let table = match mode {
+            Mode::Nftables => "table ip kube-proxy: the whole table",
+            Mode::Iptables => "table ip nat: ",
+        };
+        for node in 1..=NODES {
+            let told = event_saying(cluster, &format!("n{node}"), "TookOverFromKubeProxy", table).await?;
+            assert_eq!(told.type_.as_deref(), Some("Normal"));
+        }
         open.ask().await.context("a connection that was open, back under the agents")?;
         second.ask().await.context("a connection that kube-proxy balanced")?;
         clients.ask(BETWEEN).await?;

@@ -48,11 +48,13 @@ fn s74_leftovers_of_the_ipvs_mode_go_without_a_lost_request_and_others_stay() {
         programs: PROGRAMS.map(Into::into).to_vec(),
         folders: vec![EXTENSIONS.into()],
         files: vec![
+            ("node.sh", include_str!("guest/node.sh").into()),
             ("kube_proxy.sets", include_str!("guest/kube_proxy.sets").into()),
             ("kube_proxy.rules", include_str!("guest/kube_proxy.rules").into()),
             ("kube_proxy.rules6", include_str!("guest/kube_proxy.rules6").into()),
             ("portolan.nft", planned()),
         ],
+        uplink: None,
     };
     let said = guest
         .run(include_str!("guest/kube_proxy_ipvs.sh"), WITHIN)
@@ -69,7 +71,9 @@ fn s74_leftovers_of_the_ipvs_mode_go_without_a_lost_request_and_others_stay() {
             "ipvs: 192.0.2.10 80: answer",
             "ipvs: 172.30.0.11 30080: answer",
             "ipvs: 172.30.0.11 8443: answer",
-            "cleanup: 0",
+            "cleanup: 0, connections ended",
+            // docs/take-over.md: its packets are dropped.
+            "held:",
             "lost: 0",
             &format!("after: virtual servers: {OTHERS_SERVER}"),
             "after: interfaces: client lo pod",

@@ -1,27 +1,12 @@
 #!/bin/sh
 # In the guest: a node as kube-proxy's IPVS mode leaves it, with things of others beside; then ours are loaded and kube-proxy's go.
-# Each fact is one RESULT line. The shell's own applets go before programs, so `ip` is called by its path.
+# Each fact is one RESULT line.
 set -e
-ip=/usr/bin/ip
-CLUSTER_IP=10.96.0.10 BALANCER=192.0.2.10 NODE=172.30.0.11 POD=10.244.1.5
+. /guest/node.sh
+CLUSTER_IP=10.96.0.10 BALANCER=192.0.2.10
 trap '[ $? = 0 ] || echo "RESULT failed: the script ended early"' EXIT
 
-# attach NAMESPACE ADDRESS GATEWAY: a namespace whose way out is this node.
-attach() {
-  $ip netns add "$1"
-  $ip link add "$1" type veth peer name eth0 netns "$1"
-  $ip address add "$3/24" dev "$1"
-  $ip link set "$1" up
-  $ip -n "$1" link set lo up
-  $ip -n "$1" address add "$2/24" dev eth0
-  $ip -n "$1" link set eth0 up
-  $ip -n "$1" route add default via "$3"
-}
-
-network() {
-  echo 1 >/proc/sys/net/ipv4/ip_forward
-  attach pod $POD 10.244.1.1
-  attach client 172.30.0.100 $NODE
+serve() {
   mkdir -p /www
   echo answer >/www/index.html
   $ip netns exec pod busybox httpd -p 8080 -h /www
@@ -46,9 +31,7 @@ kube_proxy() {
   done
   ipvsadm --add-service --tcp-service '[fd96::10]:80' --scheduler rr
   ipvsadm --add-server --tcp-service '[fd96::10]:80' --real-server '[fd00:10:244:1::5]:8080' --masquerading
-  ipset restore </guest/kube_proxy.sets
-  iptables-nft-restore --noflush </guest/kube_proxy.rules
-  ip6tables-nft-restore --noflush </guest/kube_proxy.rules6
+  kube_proxy_rules
 }
 
 # A keepalived's balancer on the node's own address, and a firewall's set that a rule of its own names.
@@ -101,18 +84,23 @@ one_more() {
 }
 
 network
+serve
 kube_proxy
 others
 state before
 asks ipvs
+hold $CLUSTER_IP
 
 nft -f /guest/portolan.nft
 keep_asking &
 one_more
 status=0
-portolan cleanup --kube-proxy || status=$?
-echo "RESULT cleanup: $status"
+portolan cleanup --kube-proxy >/said 2>&1 || status=$?
+cat /said
+echo "RESULT cleanup: $status, $(grep -o 'connections ended' /said)"
+printf 'GET / HTTP/1.0\r\n\r\n' >&3
 one_more
+echo "RESULT held: $(cat /from)"
 touch /stop
 while [ ! -e /stopped ]; do usleep 20000; done
 echo "RESULT lost: $(count /lost)"

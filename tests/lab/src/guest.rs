@@ -15,6 +15,8 @@ use anyhow::{Context, bail};
 use kernel::Kernel;
 use root::Root;
 
+use crate::netns::Namespace;
+
 const QEMU: &str = "qemu-system-x86_64";
 const MEMORY_MIB: &str = "1024";
 /// A line of the console that is for the test begins with this.
@@ -35,7 +37,13 @@ pub struct Guest {
     pub folders: Vec<PathBuf>,
     /// Files of the guest's folder `/guest`.
     pub files: Vec<(&'static str, String)>,
+    /// What this namespace reaches, the guest reaches by its interface `eth0` with address 10.0.2.15/24 and gateway 10.0.2.2, with TCP
+    /// and UDP of its own: the emulator makes connections of them. Needs the modules of [`UPLINK_MODULES`].
+    pub uplink: Option<Namespace>,
 }
+
+pub const UPLINK_MODULES: [&str; 4] =
+    ["drivers/net/virtio_net.ko", "drivers/net/net_failover.ko", "drivers/virtio", "net/core/failover.ko"];
 
 /// Why there can be no guest here, if so.
 pub fn missing() -> Option<String> {
@@ -53,7 +61,7 @@ impl Guest {
     pub fn run(&self, script: &str, within: Duration) -> anyhow::Result<Vec<String>> {
         let kernel = Kernel::ensure()?;
         let root = Root::make(self, &kernel, script)?;
-        let console = boot(&kernel.image(), root.archive(), within)?;
+        let console = boot(self.emulator()?, &kernel.image(), root.archive(), within)?;
         if !console.iter().any(|line| line == END) {
             bail!("the guest's script was cut short; its console:\n{}", last(&console));
         }
@@ -61,6 +69,13 @@ impl Guest {
         let said =
             console.iter().take_while(|line| *line != END).filter_map(|line| line.strip_prefix(RESULT));
         Ok(said.map(String::from).collect())
+    }
+
+    fn emulator(&self) -> anyhow::Result<Command> {
+        let Some(uplink) = &self.uplink else { return Ok(Command::new(QEMU)) };
+        let mut command = uplink.command(QEMU)?.into_std();
+        command.args(["-netdev", "user,id=up", "-device", "virtio-net-pci,netdev=up,romfile="]);
+        Ok(command)
     }
 }
 
@@ -75,9 +90,8 @@ impl Drop for Machine {
 }
 
 /// The lines of the serial console, until the machine is off.
-fn boot(image: &Path, archive: &Path, within: Duration) -> anyhow::Result<Vec<String>> {
+fn boot(mut command: Command, image: &Path, archive: &Path, within: Duration) -> anyhow::Result<Vec<String>> {
     let deadline = Instant::now() + within;
-    let mut command = Command::new(QEMU);
     command.args([
         "-accel",
         "tcg",

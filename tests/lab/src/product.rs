@@ -3,6 +3,7 @@
 //! proved, with the capabilities its containers have, and with the configuration that it rendered.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -27,7 +28,8 @@ pub const NAMESPACE: &str = "portolan-system";
 const CONFIG_MAP: &str = "portolan";
 const TOKEN_SECS: i64 = 24 * 3600;
 /// What the chart's DaemonSet adds: NET_BIND_SERVICE, NET_ADMIN, NET_RAW (linux/capability.h). The controller has none.
-const AGENT_CAPABILITIES: &[i32] = &[10, 12, 13];
+const AGENT_CAPABILITIES: &[i32] = &[10, NET_ADMIN, 13];
+const NET_ADMIN: i32 = 12;
 const ORDERLY_END: Duration = Duration::from_secs(30);
 
 /// The product's processes, by name: `agent-n1`, `controller-1`.
@@ -75,6 +77,15 @@ impl Product {
         let name = format!("agent-{node}");
         let (files, ns) = (self.site.product_dir().join(&name), self.site.ns(node)?);
         self.start(&name, &ns, AGENT_CAPABILITIES, &["agent".into(), format!("--node-name={node}")], &files)
+    }
+
+    /// The same with no capability but NET_ADMIN, and with /proc/sys and /sys read-only, as container runtimes mount them.
+    pub async fn start_confined_agent(&mut self, node: &str) -> anyhow::Result<()> {
+        let name = format!("agent-{node}");
+        let (files, ns) = (self.site.product_dir().join(&name), self.site.ns(node)?);
+        let mut command = ns.command(binary()?)?;
+        mount_settings_read_only(&mut command);
+        self.start_by(command, &name, &[NET_ADMIN], &["agent".into(), format!("--node-name={node}")], &files)
     }
 
     pub async fn start_controller(&mut self, number: u8) -> anyhow::Result<()> {
@@ -155,10 +166,20 @@ impl Product {
         args: &[String],
         files: &Path,
     ) -> anyhow::Result<()> {
+        self.start_by(ns.command(binary()?)?, name, capabilities, args, files)
+    }
+
+    fn start_by(
+        &mut self,
+        mut command: Command,
+        name: &str,
+        capabilities: &'static [i32],
+        args: &[String],
+        files: &Path,
+    ) -> anyhow::Result<()> {
         if self.site.product_pids().iter().any(|(other, _)| other == name) {
             bail!("{name} runs already");
         }
-        let mut command = ns.command(binary()?)?;
         keep_capabilities(&mut command, capabilities);
         command.args(args);
         command.arg(format!("--kubeconfig={}", files.join("kubeconfig").display()));
@@ -169,8 +190,9 @@ impl Product {
         Ok(())
     }
 
-    /// What a pod of the chart would find mounted: a kubeconfig with a token of `account`, and the keys of the ConfigMap.
-    async fn files(&self, name: &str, account: &str) -> anyhow::Result<PathBuf> {
+    /// What a pod of the chart would find mounted: a kubeconfig with a token of `account`, and the keys of the ConfigMap. In a
+    /// folder of this name.
+    pub async fn files(&self, name: &str, account: &str) -> anyhow::Result<PathBuf> {
         let dir = self.site.product_dir().join(name);
         std::fs::create_dir_all(&dir)?;
         let token = self.token(account).await?;
@@ -214,7 +236,33 @@ fn keep_capabilities(command: &mut Command, keep: &'static [i32]) {
     }
 }
 
-fn chart() -> PathBuf {
+/// In a mount namespace of the process's own.
+fn mount_settings_read_only(command: &mut Command) {
+    let mount = |from: Option<&CStr>, to: &CStr, flags| {
+        let from = from.map_or(std::ptr::null(), CStr::as_ptr);
+        // SAFETY: all pointers are to texts that end with a zero, or null where the kernel takes that.
+        match unsafe { libc::mount(from, to.as_ptr(), std::ptr::null(), flags, std::ptr::null()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: unshare and mount are plain system calls; nothing is allocated and no lock is taken between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::unshare(libc::CLONE_NEWNS) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE)?;
+            for folder in [c"/proc/sys", c"/sys"] {
+                mount(Some(folder), folder, libc::MS_BIND)?;
+                mount(None, folder, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/portolan")
 }
 
