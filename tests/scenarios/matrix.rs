@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate};
 use portolan_model::{
-    Detector, Endpoint, EndpointSlice, Family, FamilyPolicy, IngressIp, IpMode, Protocol, Service, ServiceId,
-    ServicePort, ServiceType, TrafficPolicy,
+    Detector, Endpoint, EndpointSlice, Family, IngressIp, IpMode, Protocol, Service, ServiceId, ServicePort,
+    ServiceType, TrafficPolicy,
 };
 use portolan_plan::{NodeView, service};
 
@@ -210,14 +210,9 @@ fn web(case: Case) -> Service {
         endpoints: numbers(case.endpoints).iter().map(|number| ready(case.family, *number)).collect(),
     };
     Service {
-        id: ServiceId::new("default", "web"),
-        uid: "uid".into(),
-        created: 0,
-        labels: Default::default(),
         kind: ServiceType::LoadBalancer,
         cluster_ips: vec![at(Target::ClusterIp).ip()],
         families: vec![case.family],
-        family_policy: FamilyPolicy::SingleStack,
         external_ips: vec![at(Target::ExternalIp).ip()],
         ingress: vec![IngressIp { ip: at(Target::LoadBalancerIp).ip(), mode: IpMode::Vip }],
         ports: vec![ServicePort {
@@ -228,14 +223,8 @@ fn web(case: Case) -> Service {
         }],
         internal_policy: case.internal,
         external_policy: case.external,
-        affinity: None,
-        source_ranges: None,
-        health_check_node_port: None,
-        class: None,
-        requested_ips: vec![],
-        request_problem: None,
-        requested_pools: vec![],
         slices: vec![Arc::new(slice)],
+        ..Service::new(ServiceId::new("default", "web"))
     }
 }
 

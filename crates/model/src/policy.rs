@@ -140,6 +140,22 @@ pub struct BgpAdvertisement {
     pub when_no_endpoints: WhenNoEndpoints,
 }
 
+impl Default for BgpAdvertisement {
+    /// As the API server completes one that says nothing: to all peers, each address by itself.
+    fn default() -> Self {
+        BgpAdvertisement {
+            peers: vec![],
+            aggregation_length: 32,
+            aggregation_length_v6: 128,
+            local_pref: None,
+            med: None,
+            as_path_prepend: 0,
+            communities: vec![],
+            when_no_endpoints: WhenNoEndpoints::Withdraw,
+        }
+    }
+}
+
 /// Advertisement: what the user wants announced, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertisement {

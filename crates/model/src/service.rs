@@ -120,6 +120,34 @@ pub struct Service {
 }
 
 impl Service {
+    /// As the API server completes one of type ClusterIP that names nothing else, but without an address: IPv4 alone, policy
+    /// Cluster, no affinity.
+    pub fn new(id: ServiceId) -> Service {
+        Service {
+            id,
+            uid: "".into(),
+            created: 0,
+            labels: Labels::default(),
+            kind: ServiceType::ClusterIp,
+            cluster_ips: vec![],
+            families: vec![Family::Ipv4],
+            family_policy: FamilyPolicy::SingleStack,
+            external_ips: vec![],
+            ingress: vec![],
+            ports: vec![],
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            source_ranges: None,
+            health_check_node_port: None,
+            class: None,
+            requested_ips: vec![],
+            request_problem: None,
+            requested_pools: vec![],
+            slices: vec![],
+        }
+    }
+
     /// The cluster IP of a family, if the Service has one: it does not exist in the other family (S6).
     pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
         self.cluster_ips.iter().copied().find(|ip| Family::of(ip) == family)

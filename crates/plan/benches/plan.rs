@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use portolan_model::{
-    Detector, Endpoint, EndpointSlice, Family, FamilyPolicy, Protocol, Service, ServiceId, ServicePort,
-    ServiceType, TrafficPolicy,
+    Detector, Endpoint, EndpointSlice, Family, Protocol, Service, ServiceId, ServicePort, ServiceType,
 };
 use portolan_plan::{NodeView, service};
 
@@ -42,27 +41,11 @@ fn web(kind: ServiceType, node_port: Option<u16>, endpoints: u16) -> Service {
         endpoints: (0..endpoints).map(endpoint).collect(),
     };
     Service {
-        id: ServiceId::new("default", "web"),
-        uid: "uid".into(),
-        created: 100,
-        labels: Default::default(),
         kind,
         cluster_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
-        families: vec![Family::Ipv4],
-        family_policy: FamilyPolicy::SingleStack,
-        external_ips: vec![],
-        ingress: vec![],
         ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port }],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        source_ranges: None,
-        health_check_node_port: None,
-        class: None,
-        requested_ips: vec![],
-        request_problem: None,
-        requested_pools: vec![],
         slices: vec![Arc::new(slice)],
+        ..Service::new(ServiceId::new("default", "web"))
     }
 }
 

@@ -36,27 +36,14 @@ pub fn selector(text: &str) -> LabelSelector {
 /// `web`, of type LoadBalancer, with port 80 and node port 30080, and no endpoint.
 pub fn web() -> Service {
     Service {
-        id: ServiceId::new("default", "web"),
         uid: "uid-web".into(),
         created: 100,
         labels: labels("app=web"),
         kind: ServiceType::LoadBalancer,
         cluster_ips: vec![ip("10.96.0.10")],
-        families: vec![Family::Ipv4],
-        family_policy: FamilyPolicy::SingleStack,
-        external_ips: vec![],
         ingress: vec![IngressIp { ip: ip("192.0.2.10"), mode: IpMode::Vip }],
         ports: vec![port("", 80, 30080)],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        source_ranges: None,
-        health_check_node_port: None,
-        class: None,
-        requested_ips: vec![],
-        request_problem: None,
-        requested_pools: vec![],
-        slices: vec![],
+        ..Service::new(ServiceId::new("default", "web"))
     }
 }
 

@@ -171,17 +171,7 @@ fn advertisements(snapshot: &Snapshot) -> Vec<Arc<Advertisement>> {
     snapshot.advertisements.values().cloned().collect()
 }
 
-fn implicit() -> Advertisement {
-    let bgp = BgpAdvertisement {
-        peers: vec![],
-        aggregation_length: 32,
-        aggregation_length_v6: 128,
-        local_pref: None,
-        med: None,
-        as_path_prepend: 0,
-        communities: vec![],
-        when_no_endpoints: WhenNoEndpoints::Withdraw,
-    };
+pub(super) fn implicit() -> Advertisement {
     Advertisement {
         name: "default".into(),
         pools: vec![],
@@ -192,7 +182,7 @@ fn implicit() -> Advertisement {
         sources: vec![Source::LoadBalancerIp],
         external_ip_cidrs: vec![],
         disabled: false,
-        bgp: Some(bgp),
+        bgp: Some(BgpAdvertisement::default()),
     }
 }
 

@@ -38,28 +38,7 @@ fn allocation(address: &str, uid: &str) -> Allocation {
 }
 
 fn advert(name: &str) -> Advertisement {
-    let bgp = BgpAdvertisement {
-        peers: vec![],
-        aggregation_length: 32,
-        aggregation_length_v6: 128,
-        local_pref: None,
-        med: None,
-        as_path_prepend: 0,
-        communities: vec![],
-        when_no_endpoints: WhenNoEndpoints::Withdraw,
-    };
-    Advertisement {
-        name: name.into(),
-        pools: vec![],
-        pool_selectors: vec![],
-        service_selectors: vec![],
-        namespaces: vec![],
-        node_selectors: vec![],
-        sources: vec![Source::LoadBalancerIp],
-        external_ip_cidrs: vec![],
-        disabled: false,
-        bgp: Some(bgp),
-    }
+    Advertisement { name: name.into(), ..context::implicit() }
 }
 
 fn with(mut advertisement: Advertisement, change: impl Fn(&mut BgpAdvertisement)) -> Advertisement {
