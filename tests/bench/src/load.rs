@@ -11,7 +11,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Resource};
-use portolan_lab::binaries::{self, Binaries};
+use portolan_lab::binaries::Binaries;
+use portolan_lab::cache;
 use portolan_lab::wait_for;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,7 +26,7 @@ const CONNECTIONS: usize = 16;
 pub async fn kept(size: Size, binaries: &Binaries) -> anyhow::Result<PathBuf> {
     let kubernetes = version(&binaries.kubernetes.join("kube-apiserver")).await?;
     let name = format!("{}x{}-v{VERSION}-{kubernetes}", size.services, size.endpoints);
-    Ok(binaries::cache_dir()?.join("bench").join(name))
+    Ok(cache::dir()?.join("bench").join(name))
 }
 
 /// The last word that a program says of its version.

@@ -2,12 +2,14 @@
 //!
 //! Where `KUBEBUILDER_ASSETS` names a folder (the convention of envtest), the binaries there are used and nothing is built.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+
+use crate::cache;
 
 /// Where the programs are.
 #[derive(Clone, Debug)]
@@ -94,27 +96,19 @@ fn required_version(go_mod: &str, package: &str) -> Option<String> {
     })
 }
 
-/// Builds all tools of `module` into the cache, once: other processes wait for the one that builds, and a half-finished
-/// build is never taken for a whole one.
+/// Builds all tools of `module` into the cache.
 fn build(module: &Path, name: &str, ldflags: &str) -> anyhow::Result<PathBuf> {
-    let cache = cache_dir()?;
-    let finished = cache.join(name);
-    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    let lock = File::create(cache.join(format!("{name}.lock")))?;
-    lock.lock().context("lock of the build cache")?;
-    if finished.exists() {
-        return Ok(finished);
-    }
-    let partial = cache.join(format!("{name}.partial"));
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    eprintln!("building {name} from its Go module (once; minutes) into {}", finished.display());
-    let mut command = Command::new("go");
-    command.args(["build", "-ldflags", ldflags, "-o"]).arg(&partial).arg("tool");
-    command.current_dir(module).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").stdin(Stdio::null());
-    watch_build(command, name)?;
-    fs::rename(&partial, &finished)?;
-    Ok(finished)
+    cache::once(name, |dir| {
+        eprintln!("building {name} from its Go module takes minutes");
+        let mut command = Command::new("go");
+        command.args(["build", "-ldflags", ldflags, "-o"]).arg(dir).arg("tool");
+        command
+            .current_dir(module)
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly")
+            .stdin(Stdio::null());
+        watch_build(command, name)
+    })
 }
 
 fn watch_build(mut command: Command, name: &str) -> anyhow::Result<()> {
@@ -136,13 +130,6 @@ fn watch_build(mut command: Command, name: &str) -> anyhow::Result<()> {
     }
     eprintln!("  {name}: built in {} s", start.elapsed().as_secs());
     Ok(())
-}
-
-/// `$XDG_CACHE_HOME/portolan`: outside the clone, so that a fresh clone need not build again.
-pub fn cache_dir() -> anyhow::Result<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("portolan"))
 }
 
 #[cfg(test)]

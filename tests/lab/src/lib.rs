@@ -12,7 +12,9 @@
 //! network is not touched: the API server is reached through a relay on its loopback, and everything else is inside. When the
 //! process that holds a lab ends, in whatever way, a guard removes what is left.
 
+mod apt;
 pub mod binaries;
+pub mod cache;
 pub mod control_plane;
 pub mod demo;
 pub mod guest;
@@ -22,6 +24,7 @@ pub mod kubelet;
 pub mod lab;
 pub mod monitor;
 pub mod netns;
+pub mod nft;
 pub mod pki;
 pub mod pod_server;
 pub mod probe;

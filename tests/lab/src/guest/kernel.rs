@@ -1,12 +1,11 @@
 //! Debian's kernel for clouds, fetched once per version by apt-get into the user's cache.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::binaries::cache_dir;
+use crate::{apt, cache};
 
 /// Depends on the package of the newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
@@ -19,21 +18,19 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The newest that apt's lists know; lists that are empty, or too old for the archive, are fetched anew once.
+    /// The newest that apt's lists know.
     pub fn ensure() -> anyhow::Result<Kernel> {
-        Kernel::by_lists().or_else(|error| {
-            eprintln!("{error:#}; fetching apt's lists");
-            output(Command::new("apt-get").args(["-q", "-o", "Acquire::Retries=3", "update"]))?;
-            Kernel::by_lists()
-        })
+        apt::with_lists(Kernel::by_lists)
     }
 
     fn by_lists() -> anyhow::Result<Kernel> {
-        let shown = output(Command::new("apt-cache").args(["show", "--no-all-versions", PACKAGE]))?;
+        let shown = apt::output(Command::new("apt-cache").args(["show", "--no-all-versions", PACKAGE]))?;
         let (package, version) =
             newest(&shown).with_context(|| format!("{PACKAGE} names no kernel: does apt have lists?"))?;
         let release = package.trim_start_matches("linux-image-").to_owned();
-        let dir = unpacked(&package, &version)?;
+        let dir = cache::once(&format!("{package}_{version}"), |dir| {
+            apt::unpack(&[&format!("{package}={version}")], &[], dir)
+        })?;
         Ok(Kernel { dir, release })
     }
 
@@ -52,50 +49,6 @@ fn newest(shown: &str) -> Option<(String, String)> {
     let (package, rest) = depends.split_once(" (= ")?;
     let (version, _) = rest.split_once(')')?;
     Some((package.into(), version.into()))
-}
-
-/// Once: other processes wait for the one that fetches, and half a package is never taken for a whole one.
-fn unpacked(package: &str, version: &str) -> anyhow::Result<PathBuf> {
-    let cache = cache_dir()?;
-    let name = format!("{package}_{version}");
-    let finished = cache.join(&name);
-    fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-    let lock = File::create(cache.join(format!("{name}.lock")))?;
-    lock.lock().context("lock of the cache")?;
-    if finished.exists() {
-        return Ok(finished);
-    }
-    let partial = cache.join(format!("{name}.partial"));
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    eprintln!("fetching {name} (once) into {}", finished.display());
-    output(
-        Command::new("apt-get")
-            .args(["-q", "download", &format!("{package}={version}")])
-            .current_dir(&partial),
-    )?;
-    let archive = only_archive(&partial)?;
-    output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&partial))?;
-    fs::remove_file(&archive)?;
-    fs::rename(&partial, &finished)?;
-    Ok(finished)
-}
-
-fn only_archive(dir: &Path) -> anyhow::Result<PathBuf> {
-    let files: Vec<PathBuf> =
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    let archive = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
-    archive.with_context(|| format!("no package in {}", dir.display()))
-}
-
-/// What a program says on its standard output; fails with what it says on the other if it fails.
-pub fn output(command: &mut Command) -> anyhow::Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| name.clone())?;
-    if !output.status.success() {
-        bail!("{name}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

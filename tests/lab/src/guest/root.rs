@@ -9,7 +9,8 @@ use std::process::Command;
 use anyhow::Context;
 
 use super::Guest;
-use super::kernel::{Kernel, output};
+use super::kernel::Kernel;
+use crate::apt::output;
 
 const INIT: &str = include_str!("init");
 const FOLDERS: [&str; 11] =
