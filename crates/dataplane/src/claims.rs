@@ -46,6 +46,15 @@ pub struct Dirty {
     pub chains: bool,
 }
 
+impl Dirty {
+    pub fn extend(&mut self, other: Dirty) {
+        self.keys.extend(other.keys);
+        self.vips.extend(other.vips);
+        self.hairpin.extend(other.hairpin);
+        self.chains |= other.chains;
+    }
+}
+
 /// A Service as it was handed over.
 #[derive(Clone, Debug)]
 pub struct Registered {

@@ -10,7 +10,7 @@ use crate::actual::Frame;
 use crate::claims::{self, Registered};
 use crate::layout::Settings;
 use crate::proxy::Proxy;
-use crate::step::{self, Limits, Step};
+use crate::step::{Limits, Step};
 
 /// What the kernel has of ours: None where the table is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,13 +124,12 @@ impl Dataplane {
     pub fn steps(&mut self) -> Vec<Step> {
         let (settings, limits) = (&self.settings, self.limits);
         let proxies = self.proxies.iter_mut();
-        proxies.flat_map(|p| step::cut(p.changes(settings, &limits), p.family, settings, limits)).collect()
+        proxies.flat_map(|proxy| proxy.steps(settings, limits)).collect()
     }
 
     /// The kernel took the step.
     pub fn applied(&mut self, step: &Step) {
-        let proxy = self.proxy_mut(step.family);
-        step.changes.iter().for_each(|change| proxy.actual.fold(change));
+        self.proxy_mut(step.family).applied(step);
     }
 
     /// The kernel did not take a step: nothing is sure until the next observation.

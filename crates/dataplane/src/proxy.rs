@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use portolan_model::{Family, Forwarding, ServiceId};
 use portolan_nft::{Chain, Command, Dumped, Table};
@@ -14,7 +15,7 @@ use crate::entry::{self, Wanted};
 use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::observe;
-use crate::step::Limits;
+use crate::step::{self, Limits, Step};
 use crate::target::{Shared, Target};
 
 #[derive(Debug)]
@@ -22,12 +23,23 @@ pub struct Proxy {
     pub family: Family,
     pub claims: Claims,
     pub dirty: Dirty,
+    /// What was dirty and is as wanted once the last steps are applied, so that nobody compares it again.
+    in_steps: Dirty,
+    /// Of steps.
+    round: u64,
     pub actual: Actual,
 }
 
 impl Proxy {
     pub fn new(family: Family) -> Self {
-        Proxy { family, claims: Claims::default(), dirty: Dirty::default(), actual: Actual::default() }
+        Proxy {
+            family,
+            claims: Claims::default(),
+            dirty: Dirty::default(),
+            in_steps: Dirty::default(),
+            round: 0,
+            actual: Actual::default(),
+        }
     }
 
     pub fn observed(&mut self, dumped: Option<&Dumped>, settings: &Settings) {
@@ -62,10 +74,29 @@ impl Proxy {
     }
 
     /// What leads from the kernel's state to the wanted one, in the order in which it is safe to write.
-    pub fn changes(&mut self, settings: &Settings, limits: &Limits) -> Vec<Change> {
+    pub fn steps(&mut self, settings: &Arc<Settings>, limits: Limits) -> Vec<Step> {
+        self.dirty.extend(std::mem::take(&mut self.in_steps));
         if self.actual.frame == Frame::Unknown {
             return Vec::new();
         }
+        let mut steps = step::cut(self.changes(settings, &limits), self.family, settings, limits);
+        self.in_steps = std::mem::take(&mut self.dirty);
+        self.round += 1;
+        if let Some(last) = steps.last_mut() {
+            last.ends = Some(self.round);
+        }
+        steps
+    }
+
+    /// The kernel took the step, and those before it.
+    pub fn applied(&mut self, step: &Step) {
+        step.changes.iter().for_each(|change| self.actual.fold(change));
+        if step.ends == Some(self.round) {
+            self.in_steps = Dirty::default();
+        }
+    }
+
+    fn changes(&mut self, settings: &Settings, limits: &Limits) -> Vec<Change> {
         let mut changes = self.frame_changes(settings);
         self.key_changes(settings, &mut changes);
         self.address_changes(settings, &mut changes);
@@ -94,7 +125,7 @@ impl Proxy {
         changes
     }
 
-    /// Keys that turn out to be as wanted are no longer dirty; the others are until their steps are applied.
+    /// Keys that turn out to be as wanted are no longer dirty.
     fn key_changes(&mut self, settings: &Settings, changes: &mut Vec<Change>) {
         let mut dirty = std::mem::take(&mut self.dirty.keys);
         dirty.retain(|key| {

@@ -15,6 +15,8 @@ use crate::layout::{self, Settings};
 pub struct Step {
     pub(crate) family: Family,
     pub(crate) changes: Vec<Change>,
+    /// The last of its round.
+    pub(crate) ends: Option<u64>,
     settings: Arc<Settings>,
 }
 
@@ -98,7 +100,7 @@ pub fn cut(changes: Vec<Change>, family: Family, settings: &Arc<Settings>, limit
         let phase = change.phase();
         let full = cost + change.cost() > limit && phase != Phase::Chaff;
         if full || (phase == Phase::Chaff && last != Phase::Chaff) || steps.is_empty() {
-            steps.push(Step { family, changes: Vec::new(), settings: settings.clone() });
+            steps.push(Step { family, changes: Vec::new(), ends: None, settings: settings.clone() });
             cost = 0;
         }
         (cost, last) = (cost + change.cost(), phase);
