@@ -35,7 +35,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { elements: 4_000, replacement: 40_000, pool: 32, spare: 64 }
+        Limits { elements: 2_500, replacement: 40_000, pool: 32, spare: 64 }
     }
 }
 
