@@ -350,11 +350,11 @@ fn chains(table: &mut Table, reader: For) {
 
 fn dnat(modulus: u32, offset: u32) -> Statement {
     let key = vec![Daddr, L4Proto, Dport, Field::Numgen { modulus, offset }];
-    Statement::Dnat { key, map: "endpoints".into() }
+    Statement::Dnat { key, map: "endpoints".into(), port: None }
 }
 
 fn affine() -> Statement {
-    Statement::Dnat { key: vec![Saddr, Daddr, L4Proto, Dport], map: "affinity".into() }
+    Statement::Dnat { key: vec![Saddr, Daddr, L4Proto, Dport], map: "affinity".into(), port: None }
 }
 
 fn in_set(key: &[Field], set: &str) -> Statement {

@@ -70,7 +70,7 @@ impl Compiler {
                 self.load(key, R0);
                 self.exprs.push(Expr::Vmap { set: map.clone(), sreg: R0 });
             }
-            Statement::Dnat { key, map } => self.dnat(key, map),
+            Statement::Dnat { key, map, port } => self.dnat(key, map, *port),
             Statement::Masquerade { fully_random } => {
                 self.exprs.push(Expr::Masquerade { fully_random: *fully_random });
             }
@@ -124,10 +124,13 @@ impl Compiler {
         self.cmp(equal(negate), &bytes[..whole]);
     }
 
-    fn dnat(&mut self, key: &[Field], map: &Name) {
+    fn dnat(&mut self, key: &[Field], map: &Name, port: Option<u16>) {
         self.look_up(key, map);
-        let port = Some(R0.after(self.family.address_len()));
-        self.exprs.push(Expr::Dnat { family: self.family, address: R0, port });
+        let behind = R0.after(self.family.address_len());
+        if let Some(port) = port {
+            self.exprs.push(Expr::Immediate { dreg: behind, value: Bytes::new(&port.to_be_bytes()) });
+        }
+        self.exprs.push(Expr::Dnat { family: self.family, address: R0, port: Some(behind) });
     }
 
     /// From R0 on: what the map has of the key.

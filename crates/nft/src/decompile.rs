@@ -102,7 +102,11 @@ fn keyed(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
             (Statement::InSet { key, set: set.clone(), negate: *negate }, rest)
         }
         [Expr::Lookup { set, .. }, Expr::Dnat { .. }, rest @ ..] => {
-            (Statement::Dnat { key, map: set.clone() }, rest)
+            (Statement::Dnat { key, map: set.clone(), port: None }, rest)
+        }
+        [Expr::Lookup { set, .. }, Expr::Immediate { value, .. }, Expr::Dnat { .. }, rest @ ..] => {
+            let port = Some(u16::from_be_bytes(value[..].try_into().ok()?));
+            (Statement::Dnat { key, map: set.clone(), port }, rest)
         }
         [Expr::Lookup { set, .. }, Expr::MetaSet { .. }, rest @ ..] => {
             (Statement::SetPriorityFrom { key, map: set.clone() }, rest)

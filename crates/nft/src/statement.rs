@@ -85,10 +85,12 @@ pub enum Statement {
         key: Vec<Field>,
         map: Name,
     },
-    /// `dnat ip to <key> map @<map>`: the map gives address . port.
+    /// `dnat ip to <key> map @<map>`: the map gives address . port. With `port`, `map @<map>:<port>`: the map gives the
+    /// address, and the rule must have matched the protocol (nft reads it as text only then).
     Dnat {
         key: Vec<Field>,
         map: Name,
+        port: Option<u16>,
     },
     Masquerade {
         fully_random: bool,

@@ -252,7 +252,10 @@ impl Statement {
             Statement::CtStatusDnat => "ct status dnat".into(),
             Statement::DaddrIsLocal => "fib daddr type local".into(),
             Statement::Vmap { key: fields, map } => format!("{} vmap @{map}", key(fields)),
-            Statement::Dnat { key: fields, map } => format!("dnat {family} to {} map @{map}", key(fields)),
+            Statement::Dnat { key: fields, map, port } => {
+                let port = port.map_or(String::new(), |port| format!(":{port}"));
+                format!("dnat {family} to {} map @{map}{port}", key(fields))
+            }
             Statement::Masquerade { fully_random: true } => "masquerade fully-random".into(),
             Statement::Masquerade { fully_random: false } => "masquerade".into(),
             Statement::Counter => "counter".into(),

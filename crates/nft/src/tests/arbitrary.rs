@@ -205,7 +205,7 @@ pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
         6 => Statement::CtStatusDnat,
         7 => Statement::DaddrIsLocal,
         8 => Statement::Vmap { key: fields(u)?, map: name(u)? },
-        9 => Statement::Dnat { key: fields(u)?, map: name(u)? },
+        9 => Statement::Dnat { key: fields(u)?, map: name(u)?, port: u.arbitrary()? },
         10 => Statement::Masquerade { fully_random: u.arbitrary()? },
         11 => u.choose(&[Statement::Reject, Statement::RejectTcpReset])?.clone(),
         12 => Statement::Verdict(verdict(u)?),

@@ -22,8 +22,9 @@ fn endpoint(modulus: u32, offset: u32) -> Vec<Field> {
 
 #[test]
 fn dnat_takes_address_and_port_from_the_map() {
-    let dnat =
-        |modulus, offset| vec![Statement::Dnat { key: endpoint(modulus, offset), map: "endpoints".into() }];
+    let dnat = |modulus, offset| {
+        vec![Statement::Dnat { key: endpoint(modulus, offset), map: "endpoints".into(), port: None }]
+    };
     check(
         TableFamily::Ip,
         dnat(4, 0),
@@ -185,6 +186,25 @@ fn a_number_from_one_map_leads_through_another() {
 }
 
 #[test]
+fn a_port_that_no_map_gives_is_loaded_behind_the_address() {
+    let tcp = Statement::Compare { field: Field::L4Proto, value: Atom::Protocol(6), negate: false };
+    let dnat = Statement::Dnat { key: vec![Field::Saddr], map: "affinity".into(), port: Some(8080) };
+    check(
+        TableFamily::Ip6,
+        vec![tcp, dnat],
+        expect![[r#"
+        meta l4proto tcp dnat ip6 to ip6 saddr map @affinity:8080
+          Meta { dreg: Reg(0), key: L4Proto }
+          Cmp { sreg: Reg(0), op: Eq, value: 0x06 }
+          Payload { dreg: Reg(0), base: Network, offset: 8, len: 16 }
+          Lookup { set: "affinity", sreg: Reg(0), dreg: Some(Reg(0)), negate: false }
+          Immediate { dreg: Reg(4), value: 0x1f90 }
+          Dnat { family: Ip6, address: Reg(0), port: Some(Reg(4)) }
+    "#]],
+    );
+}
+
+#[test]
 fn updates_load_the_value_behind_the_key() {
     let key = vec![Field::Saddr, Field::CtOriginalDaddr, Field::L4Proto, Field::CtOriginalDport];
     let value = vec![Field::Daddr, Field::Dport];
@@ -252,7 +272,7 @@ fn a_table_is_printed_in_a_fixed_order() {
     table.elements.insert("allow".into(), vec![Element::range(pair(1, 16), pair(1, 31))]);
 
     let pick = Rule::commented(
-        vec![Statement::Dnat { key: endpoint(1, 0), map: "endpoints".into() }],
+        vec![Statement::Dnat { key: endpoint(1, 0), map: "endpoints".into(), port: None }],
         "raced with a commit",
     );
     table.chains.insert("pick-1".into(), Chain { base: None, rules: vec![pick] });
