@@ -45,7 +45,7 @@ impl Kernel {
     /// remembered for them meanwhile are forgotten in a second one.
     pub fn apply(&mut self, step: &Step) -> anyhow::Result<()> {
         let context = || format!("table {}", step.table());
-        if !step.forgets() {
+        if step.forgets().is_empty() {
             return self.socket.commit(&step.table(), &step.commands()).with_context(context);
         }
         self.commit_and_forget(step, step.commands()).with_context(context)?;
@@ -57,7 +57,10 @@ impl Kernel {
         let table = step.table();
         let mut tries = FORGET_TRIES;
         loop {
-            let remembered = self.socket.elements(&table, step.memory())?;
+            let mut remembered = BTreeMap::new();
+            for map in step.forgets() {
+                remembered.insert(map.clone(), self.socket.elements(&table, map)?);
+            }
             let mut commands = commands.clone();
             commands.extend(step.forget(&remembered));
             tries -= 1;

@@ -129,10 +129,13 @@ impl NftSocket {
         Err(DumpError::Restless)
     }
 
-    /// The elements of one set. Another writer may change it meanwhile.
+    /// The elements of one set; none where there is no such set. Another writer may change it meanwhile.
     pub fn elements(&mut self, table: &TableId, set: Name) -> Result<Vec<Element>, DumpError> {
         let mut dumped = Dumped::default();
-        self.read(table, &Request::Elements(set.clone()), &mut dumped)?;
+        match self.read(table, &Request::Elements(set.clone()), &mut dumped) {
+            Err(DumpError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        }
         Ok(dumped.elements.remove(&set).unwrap_or_default())
     }
 

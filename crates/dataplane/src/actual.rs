@@ -9,6 +9,7 @@ use portolan_nft::Name;
 
 use crate::change::Change;
 use crate::key::Key;
+use crate::ledger::{Ledger, Ports};
 use crate::target::{Memory, Shared, Side, Target};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,7 @@ pub struct Actual {
     pub shared: BTreeMap<Shared, SharedChain>,
     /// The numbers that `targets` has; true = each with the verdict that we want.
     pub targets: BTreeMap<u32, bool>,
+    pub ledgers: BTreeSet<Ledger>,
     pub entries: BTreeMap<Key, Entry>,
     pub vips: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
@@ -61,6 +63,8 @@ pub struct Entry {
     pub sources: Option<Box<[IpNet]>>,
     /// What `affine` has of it.
     pub memory: BTreeMap<Backend, Memory>,
+    /// Where `recall` leads its clients; no ports: to a chain that is not of our writing.
+    pub recall: Option<Box<Ports>>,
 }
 
 /// What one side holds: a target, and the endpoints by index from the side's offset on.
@@ -95,7 +99,11 @@ impl Entry {
     }
 
     fn is_empty(&self) -> bool {
-        self.outside.is_empty() && self.cluster.is_none() && self.sources.is_none() && self.memory.is_empty()
+        self.outside.is_empty()
+            && self.cluster.is_none()
+            && self.sources.is_none()
+            && self.memory.is_empty()
+            && self.recall.is_none()
     }
 }
 
@@ -126,6 +134,8 @@ impl Actual {
 
     /// Takes note of a change that the kernel has made.
     pub fn fold(&mut self, change: &Change) {
+        let (from, to) = change.leads();
+        self.count(from, to);
         match change {
             Change::Table { .. } => *self = Actual::new(Frame::Ours),
             Change::Set(name) => _ = self.missing_sets.remove(name),
@@ -146,20 +156,23 @@ impl Actual {
             Change::Endpoint { key, side, index, to, .. } => {
                 self.edit(*key, |entry| put(&mut entry.half_mut(*side).slots, *index as usize, *to));
             }
-            Change::Publish { key, side, from, to } => {
-                self.count(from.and_then(Target::shared), to.and_then(Target::shared));
+            Change::Publish { key, side, to, .. } => {
                 self.edit(*key, |entry| {
                     let half = entry.half_mut(*side);
                     half.target = *to;
                     half.slots.shrink_to_fit();
                 });
             }
-            Change::Remember { key, backend, from, to } => {
-                self.count(from.map(Shared::Remember), to.map(Shared::Remember));
+            Change::Ledger(ledger) => _ = self.ledgers.insert(*ledger),
+            Change::Recall { key, to, .. } => {
+                self.edit(*key, |entry| entry.recall = to.map(Box::new));
+            }
+            Change::Remember { key, backend, to, .. } => {
                 self.edit(*key, |entry| entry.remember(*backend, *to));
             }
             Change::Forget { key, backend } => _ = self.outlived.remove(&(*key, *backend)),
             Change::DropChain(shared) => _ = self.shared.remove(shared),
+            Change::DropLedger(ledger) => _ = self.ledgers.remove(ledger),
             Change::DropForeignChain(name) => _ = self.foreign_chains.remove(name),
             Change::DropForeignSet(name) => _ = self.foreign_sets.remove(name),
         }

@@ -10,6 +10,7 @@ use portolan_model::Masquerade;
 
 use crate::actual::Actual;
 use crate::change::Change;
+use crate::ledger::Ledger;
 use crate::step::Limits;
 use crate::target::{Pick, Shared, Side, Target};
 
@@ -30,11 +31,11 @@ pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Ve
     };
     needed.retain(|shared| !dropped.contains(shared));
     let intact = |shared: &&Shared| actual.shared.get(shared).is_some_and(|chain| chain.intact);
-    let mut missing: Vec<Change> =
-        needed.iter().filter(|shared| !intact(shared)).map(|s| Change::Chain(*s)).collect();
+    let missing: Vec<Shared> = needed.iter().filter(|shared| !intact(shared)).copied().collect();
+    ledgers(actual, &missing, &dropped, everything, changes);
     let fixed = Target::FIXED.into_iter().filter(|_| everything);
     let targets = needed.iter().filter_map(|shared| shared.target()).chain(fixed);
-    missing.extend(targets.filter_map(|target| dispatch(actual, target)));
+    let mut dispatched: Vec<Change> = targets.filter_map(|target| dispatch(actual, target)).collect();
     let stands = |pick: Shared| actual.shared.get(&pick).is_some_and(|chain| chain.exists);
     let stays = |pick: Shared| needed.contains(&pick) || stands(pick) && !dropped.contains(&pick);
     if everything || !dropped.is_empty() {
@@ -42,10 +43,27 @@ pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Ve
             Target::Pick(pick) => !stays(Shared::Pick(pick)),
             target => target == Target::Unknown,
         });
-        missing.extend(gone.map(|code| Change::Dispatch { code, replaces: true, to: None }));
+        dispatched.extend(gone.map(|code| Change::Dispatch { code, replaces: true, to: None }));
     }
     changes.extend(dropped.into_iter().map(Change::DropChain));
-    changes.extend(missing);
+    changes.extend(missing.into_iter().map(Change::Chain).chain(dispatched));
+}
+
+/// A ledger is there before the chains that name it, and goes with the last of them.
+fn ledgers(
+    actual: &Actual,
+    missing: &[Shared],
+    dropped: &BTreeSet<Shared>,
+    everything: bool,
+    changes: &mut Vec<Change>,
+) {
+    let wanted: BTreeSet<Ledger> = missing.iter().flat_map(|shared| shared.ledgers()).collect();
+    changes.extend(wanted.difference(&actual.ledgers).copied().map(Change::Ledger));
+    if everything || dropped.iter().any(|shared| !shared.ledgers().is_empty()) {
+        let stands = actual.shared.iter().filter(|(shared, chain)| chain.exists && !dropped.contains(shared));
+        let named: BTreeSet<Ledger> = stands.flat_map(|(shared, _)| shared.ledgers()).chain(wanted).collect();
+        changes.extend(actual.ledgers.difference(&named).copied().map(Change::DropLedger));
+    }
 }
 
 /// What leads to the target, unless it is there.

@@ -8,6 +8,7 @@ use portolan_nft::{Atom, Bytes, Command, Element, Name, Value, Verdict};
 
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
+use crate::ledger::{Ledger, Ports, Recall};
 use crate::target::{Memory, Shared, Side, Target};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,7 @@ pub enum Change {
     },
     Set(Name),
     Fixed(Name),
+    Ledger(Ledger),
     Chain(Shared),
     /// An element of `targets`; `replaces` = something stands there.
     Dispatch {
@@ -64,6 +66,12 @@ pub enum Change {
         address: IpAddr,
         there: bool,
     },
+    /// An element of `recall`. No ports: a verdict that we do not write.
+    Recall {
+        key: Key,
+        from: Option<Ports>,
+        to: Option<Ports>,
+    },
     /// Membership in `affine`. An endpoint that leaves it is forgotten; a shorter time holds for the clients of
     /// before as well.
     Remember {
@@ -78,6 +86,7 @@ pub enum Change {
         backend: Backend,
     },
     DropChain(Shared),
+    DropLedger(Ledger),
     DropForeignChain(Name),
     DropForeignSet(Name),
 }
@@ -98,19 +107,24 @@ pub enum Phase {
 impl Change {
     pub fn phase(&self) -> Phase {
         match self {
-            Change::Table { .. } | Change::Set(_) => Phase::Frame,
+            Change::Table { .. } | Change::Set(_) | Change::Ledger(_) => Phase::Frame,
             Change::Fixed(_) | Change::Chain(_) | Change::Dispatch { to: Some(_), .. } => Phase::Chains,
             Change::Stray { .. } => Phase::Supply,
             Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
-            Change::Remember { .. } | Change::Forget { .. } => Phase::Supply,
+            Change::Remember { .. } | Change::Forget { .. } | Change::Recall { to: Some(_), .. } => {
+                Phase::Supply
+            }
             Change::Hairpin { there: true, .. } | Change::Listed { there: true, .. } => Phase::Supply,
             Change::Publish { to: Some(_), .. } | Change::Vip { there: true, .. } => Phase::Publish,
             Change::Publish { to: None, .. } => Phase::Unpublish,
             Change::Sources { to: None, .. } | Change::Endpoint { to: None, .. } => Phase::Remove,
             Change::Dispatch { to: None, .. } => Phase::Remove,
             Change::Hairpin { there: false, .. } | Change::Listed { there: false, .. } => Phase::Remove,
-            Change::Vip { there: false, .. } => Phase::Remove,
-            Change::DropChain(_) | Change::DropForeignChain(_) | Change::DropForeignSet(_) => Phase::Chaff,
+            Change::Vip { there: false, .. } | Change::Recall { to: None, .. } => Phase::Remove,
+            Change::DropChain(_)
+            | Change::DropLedger(_)
+            | Change::DropForeignChain(_)
+            | Change::DropForeignSet(_) => Phase::Chaff,
         }
     }
 
@@ -122,7 +136,9 @@ impl Change {
             Change::Endpoint { replaces, to, .. } => *replaces as usize + to.is_some() as usize,
             Change::Publish { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Remember { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
+            Change::Recall { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Table { .. } | Change::Set(_) | Change::Fixed(_) | Change::Chain(_) => 4,
+            Change::Ledger(_) => 4,
             _ => 1,
         }
     }
@@ -133,7 +149,13 @@ impl Change {
     pub fn leads(&self) -> (Option<Shared>, Option<Shared>) {
         match self {
             Change::Publish { from, to, .. } => (from.and_then(Target::shared), to.and_then(Target::shared)),
-            Change::Remember { from, to, .. } => (from.map(Shared::Remember), to.map(Shared::Remember)),
+            Change::Remember { key, backend, from, to } => {
+                let chain = |memory: Option<Memory>| {
+                    Some(Shared::remembers(key, backend, memory.filter(|m| m.0 > 0)?))
+                };
+                (chain(*from), chain(*to))
+            }
+            Change::Recall { key, from, to } => (recall(key, *from), recall(key, *to)),
             _ => (None, None),
         }
     }
@@ -191,6 +213,9 @@ impl<'a> Script<'a> {
             Change::Table { replace } => self.table(*replace),
             Change::Set(name) => self.sets(|set| set == &**name),
             Change::Fixed(name) => self.fixed(name),
+            Change::Ledger(ledger) => {
+                self.commands.push(Command::AddSet { name: ledger.name(), set: layout::ledger() });
+            }
             Change::Chain(shared) => {
                 self.chain(shared.to_string().into(), None, layout::shared(self.settings, *shared));
             }
@@ -217,9 +242,13 @@ impl<'a> Script<'a> {
             Change::Remember { key, backend, from, to } => {
                 self.replace(layout::AFFINE, from.is_some(), *to, |to| affine(key, backend, to));
             }
+            Change::Recall { key, from, to } => {
+                self.replace(layout::RECALL, from.is_some(), *to, |to| recalled(key, to));
+            }
             Change::Forget { .. } => {} // the step does: it takes a look at the kernel
             Change::DropChain(shared) => self.drop_chain(shared.to_string().into()),
             Change::DropForeignChain(name) => self.drop_chain(name.clone()),
+            Change::DropLedger(ledger) => self.rules.push(Command::DeleteSet { name: ledger.name() }),
             Change::DropForeignSet(name) => self.rules.push(Command::DeleteSet { name: name.clone() }),
         }
     }
@@ -233,7 +262,7 @@ impl<'a> Script<'a> {
     }
 
     fn sets(&mut self, wanted: impl Fn(&str) -> bool) {
-        let sets = layout::sets().into_iter().filter(|(name, _)| wanted(name));
+        let sets = layout::sets(self.family).into_iter().filter(|(name, _)| wanted(name));
         self.commands.extend(sets.map(|(name, set)| Command::AddSet { name: name.into(), set }));
     }
 
@@ -351,6 +380,17 @@ fn code_bytes(code: u32) -> Bytes {
 }
 
 fn affine(key: &Key, backend: &Backend, to: Option<Memory>) -> Element {
-    let value = to.map(|memory| Value::Verdict(Verdict::Jump(memory.to_string().into())));
-    Element::new(key.pair(backend), value.unwrap_or_default())
+    Element::new(key.pair(backend), jump(to.map(|memory| Shared::remembers(key, backend, memory))))
+}
+
+fn recalled(key: &Key, to: Option<Ports>) -> Element {
+    Element::new(key.bytes(), jump(recall(key, to)))
+}
+
+fn recall(key: &Key, ports: Option<Ports>) -> Option<Shared> {
+    ports.filter(|ports| !ports.is_empty()).map(|ports| Shared::Recall(Recall { key: *key, ports }))
+}
+
+fn jump(to: Option<Shared>) -> Value {
+    to.map_or(Value::None, |shared| Value::Verdict(Verdict::Jump(shared.to_string().into())))
 }

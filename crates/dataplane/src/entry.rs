@@ -8,6 +8,7 @@ use portolan_model::{Backend, Family, Forwarding};
 use crate::actual::{Entry, Half};
 use crate::change::Change;
 use crate::key::Key;
+use crate::ledger::Ports;
 use crate::target::{Memory, Side, Target, memory, translate};
 
 /// What a claim asks for, borrowed from its plan.
@@ -99,7 +100,12 @@ pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: 
 fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Vec<Change>) {
     let none = BTreeMap::new();
     let from = actual.map_or(&none, |entry| &entry.memory);
-    let to = wanted.map_or(BTreeMap::new(), Wanted::memory);
+    let mut to = wanted.map_or(BTreeMap::new(), Wanted::memory);
+    if Family::of(&key.address) == Family::Ipv6 {
+        let recalled = Ports::of(to.keys().map(Backend::port));
+        to.retain(|backend, _| recalled.contains(backend.port()));
+        diff_recall(key, actual, Some(recalled).filter(|ports| !ports.is_empty()), changes);
+    }
     if from.is_empty() && to.is_empty() {
         return;
     }
@@ -118,6 +124,13 @@ fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, change
         if to.is_some() && Side::ALL.into_iter().any(leaves) {
             changes.push(Change::Forget { key, backend });
         }
+    }
+}
+
+fn diff_recall(key: Key, actual: Option<&Entry>, to: Option<Ports>, changes: &mut Vec<Change>) {
+    let from = actual.and_then(|entry| entry.recall.as_deref().copied());
+    if from != to {
+        changes.push(Change::Recall { key, from, to });
     }
 }
 

@@ -249,7 +249,7 @@ impl<'a> Walk<'a> {
                 Some(Flow::Next)
             }
             Statement::Vmap { key, map } => self.vmap(chain, key, map),
-            Statement::Dnat { key, map } => self.dnat(chain, key, map),
+            Statement::Dnat { key, map, port } => self.dnat(chain, key, map, *port),
             Statement::Masquerade { .. } => self.end(chain, End::Masquerade, "masqueraded"),
             Statement::Reject | Statement::RejectTcpReset => self.end(chain, End::Reject, "rejected"),
             Statement::Verdict(verdict) => Some(self.verdict(chain, verdict)),
@@ -278,13 +278,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Every draw is tried: those that find an endpoint are done, and if all do, so is the packet.
-    fn dnat(&mut self, chain: &Name, key: &[Field], map: &Name) -> Option<Flow> {
+    fn dnat(&mut self, chain: &Name, key: &[Field], map: &Name, port: Option<u16>) -> Option<Flow> {
         let (draws, offset) = match key.last()? {
             Field::Numgen { modulus, offset } => (*modulus, *offset),
             _ => (1, 0),
         };
         let found: Vec<Backend> =
-            (0..draws).filter_map(|draw| self.endpoint(key, map, offset + draw)).collect();
+            (0..draws).filter_map(|draw| self.endpoint(key, map, port, offset + draw)).collect();
         let missing = draws as usize - found.len();
         if !found.is_empty() {
             self.note(chain, format!("{} of {draws} draws find an endpoint in {map}", found.len()));
@@ -293,14 +293,16 @@ impl<'a> Walk<'a> {
         (missing == 0).then_some(Flow::End(End::Dnat))
     }
 
-    fn endpoint(&self, key: &[Field], map: &Name, draw: u32) -> Option<Backend> {
+    fn endpoint(&self, key: &[Field], map: &Name, port: Option<u16>, draw: u32) -> Option<Backend> {
         let atom = |field: &Field| match field {
             Field::Numgen { .. } => Some(Atom::Index(draw)),
             field => self.atom(field),
         };
         let key = Bytes::concat(&key.iter().map(atom).collect::<Option<Vec<_>>>()?);
         let Value::Bytes(value) = &self.tables.find(map, &key)?.value else { return None };
-        let atoms = value.atoms(self.tables.table.id.family, &[KeyType::Address, KeyType::Port])?;
+        let types = if port.is_some() { &[KeyType::Address][..] } else { &[KeyType::Address, KeyType::Port] };
+        let mut atoms = value.atoms(self.tables.table.id.family, types)?;
+        atoms.extend(port.map(Atom::Port));
         match atoms[..] {
             [Atom::Address(ip), Atom::Port(port)] => Some(SocketAddr::new(ip, port)),
             _ => None,

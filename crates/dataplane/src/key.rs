@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use portolan_model::{Backend, Family, Protocol};
-use portolan_nft::{Atom, Bytes, Element, Value};
+use portolan_nft::{Atom, Bytes};
 
 /// One frontend at one address: a node port is one key for every address that serves node ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,12 +78,4 @@ pub fn read_address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
         Family::Ipv4 => bytes.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
         Family::Ipv6 => bytes.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
     })
-}
-
-/// An element of `affinity`: the frontend, and the endpoint that one of its clients is remembered for.
-pub fn read_remembered(family: Family, element: &Element) -> Option<(Key, Backend)> {
-    let (_, rest) = read_address(family, &element.key)?;
-    let (key, rest) = Key::read(family, rest)?;
-    let Value::Bytes(value) = &element.value else { return None };
-    rest.is_empty().then_some((key, read_backend(family, value)?))
 }

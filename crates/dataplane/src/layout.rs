@@ -17,17 +17,12 @@
 //! to a frontend can lose a priority by that: one that the node's own process gave with SO_PRIORITY or IP_TOS, or that of a VLAN's tag;
 //! and IPv4 gives every packet that it forwards another one anyhow (rt_tos2priority).
 //!
-//! Session affinity (S41, S42): `affine-pick-E` first asks `affinity` (client . VIP . protocol . port -> endpoint), which the
-//! last hooks fill through `affine`: (VIP . protocol . port . endpoint) of those endpoints that may be remembered, with the
-//! chain that knows for how long. An endpoint that goes leaves `affine`, and what `affinity` has of it goes in the same
-//! transaction; a packet that chose it earlier and comes to the last hook later is no longer recorded. What was recorded
-//! between the agent's look at `affinity` and the commit is found by a second look. Checking each remembered endpoint
-//! when it is used instead is not possible: one look-up cannot feed another in a rule that nft(8) can list.
-//!
 //! Node ports at loopback addresses (S22) are served by a relay in user space as far as they are TCP; all others are refused
 //! by `refuse-on-localhost`, which counts them.
 //!
 //! Only nat hooks: a packet of a connection that stands runs none of these rules.
+
+mod affinity;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -40,7 +35,9 @@ use portolan_nft::{
 };
 
 use crate::localhost;
-use crate::target::{Memory, Pick, Shared, Side, Target};
+use crate::target::{Pick, Shared, Side, Target};
+
+pub use affinity::ledger;
 
 pub const SERVICES: &str = "services";
 pub const CLUSTER_SERVICES: &str = "cluster-services";
@@ -56,7 +53,7 @@ pub const REFUSE: &str = "refuse";
 pub const REFUSE_ON_LOCALHOST: &str = "refuse-on-localhost";
 pub const AFFINITY: &str = "affinity";
 pub const AFFINE: &str = "affine";
-const RECALL: &str = "recall";
+pub const RECALL: &str = "recall";
 const REMEMBER: &str = "remember";
 const RACED: &str = "raced";
 const CLUSTER_RACED: &str = "cluster-raced";
@@ -68,8 +65,6 @@ const POSTROUTING: &str = "nat-postrouting";
 const INPUT: &str = "nat-input";
 /// Of an interface's name, without the zero at its end.
 const MAX_INTERFACE_LEN: usize = 15;
-/// Of each family. A client that finds it full is not remembered.
-const REMEMBERED: u32 = 65_536;
 
 /// Every chain after those that it leads to, the hooks last.
 pub const FIXED: [&str; 14] = [
@@ -131,7 +126,7 @@ pub fn table_family(family: Family) -> TableFamily {
     }
 }
 
-pub fn sets() -> [(&'static str, Set); 12] {
+pub fn sets(family: Family) -> [(&'static str, Set); 12] {
     use KeyType::{Address, Index, Port, Priority, Protocol};
     let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
     let map = |key: &[KeyType], value| Set { value: Some(value), ..set(key) };
@@ -149,15 +144,7 @@ pub fn sets() -> [(&'static str, Set); 12] {
         (FW_VIPS, set(&frontend)),
         (FW_ALLOW, Set { interval: true, ..set(&[Address, Protocol, Port, Address]) }),
         (AFFINE, map(&[Address, Protocol, Port, Address, Port], ValueType::Verdict)),
-        (
-            AFFINITY,
-            Set {
-                dynamic: true,
-                timeouts: true,
-                size: Some(REMEMBERED),
-                ..map(&[Address, Address, Protocol, Port], ValueType::Concat(vec![Address, Port]))
-            },
-        ),
+        affinity::set(family),
     ]
 }
 
@@ -180,7 +167,9 @@ pub fn verdict(target: Target) -> Verdict {
 pub fn shared(settings: &Settings, shared: Shared) -> Vec<Rule> {
     match shared {
         Shared::Pick(pick) => self::pick(settings, pick),
-        Shared::Remember(memory) => remember(memory),
+        Shared::Remember(memory) => affinity::remember_for(memory),
+        Shared::Record(memory, ledger) => affinity::record(memory, ledger),
+        Shared::Recall(recall) => affinity::look_through(recall),
     }
 }
 
@@ -200,25 +189,6 @@ fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
         Masquerade::Never => jump(RECALL),
     };
     vec![rule([first]), rule([goto(&next.to_string())])]
-}
-
-/// S41: each new connection of a client begins its time anew.
-fn remember(memory: Memory) -> Vec<Rule> {
-    let mut key = asked();
-    key.insert(0, Field::Saddr);
-    let update = Statement::Update {
-        set: AFFINITY.into(),
-        key,
-        value: endpoint().into(),
-        timeout: Some(memory.timeout()),
-    };
-    each_protocol(&update)
-}
-
-/// nft 1.0.6 reads the ports of a connection only in rules that name the protocol, and it leaves that out of what it lists
-/// where the packet's own port is used as well.
-fn each_protocol(statement: &Statement) -> Vec<Rule> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|p| rule([is(p), statement.clone()])).into()
 }
 
 fn is(protocol: Protocol) -> Statement {
@@ -252,13 +222,9 @@ impl Rules<'_> {
                 rule([jump(SERVICES)]),
             ],
             POSTROUTING => self.postrouting(),
-            INPUT => vec![remember_dnat()], // an endpoint in the host's network
-            RECALL => vec![rule([Statement::SetPriority(0), recall()])],
-            REMEMBER => {
-                let mut key = asked();
-                key.extend(endpoint());
-                each_protocol(&Statement::Vmap { key, map: AFFINE.into() })
-            }
+            INPUT => vec![affinity::after_dnat()], // an endpoint in the host's network
+            RECALL => vec![affinity::recall(self.family)],
+            REMEMBER => affinity::remember(),
             SOURCE_RANGES => vec![self.source_ranges()],
             CLUSTER_SERVICES => {
                 vec![dispatch(CLUSTER_SERVICES), rule([is_port(CLUSTER_PORTS), goto(CLUSTER_RACED)])]
@@ -309,7 +275,7 @@ impl Rules<'_> {
         let itself =
             Statement::InSet { key: vec![Field::Saddr, Field::Daddr], set: HAIRPIN.into(), negate: false };
         vec![
-            remember_dnat(),
+            affinity::after_dnat(),
             rule([
                 Statement::MarkTest { mask: mark, value: mark },
                 Statement::MarkXor(mark),
@@ -361,11 +327,6 @@ fn frontend() -> Vec<Field> {
     vec![Field::Daddr, Field::L4Proto, Field::Dport]
 }
 
-/// The frontend that the client asked for, once the packet goes elsewhere.
-fn asked() -> Vec<Field> {
-    vec![Field::CtOriginalDaddr, Field::L4Proto, Field::CtOriginalDport]
-}
-
 /// Where the packet goes now.
 fn endpoint() -> [Field; 2] {
     [Field::Daddr, Field::CtReplySport]
@@ -377,16 +338,6 @@ fn dispatch(map: &str) -> Rule {
         Statement::SetPriorityFrom { key: frontend(), map: map.into() },
         Statement::Vmap { key: vec![Field::Priority], map: TARGETS.into() },
     ])
-}
-
-fn remember_dnat() -> Rule {
-    rule([Statement::CtStatusDnat, jump(REMEMBER)])
-}
-
-fn recall() -> Statement {
-    let mut key = frontend();
-    key.insert(0, Field::Saddr);
-    Statement::Dnat { key, map: AFFINITY.into() }
 }
 
 fn in_prefix(field: Field, net: &IpNet) -> Statement {
@@ -404,7 +355,7 @@ fn is_port(set: &str) -> Statement {
 fn dnat(side: Side, modulus: u32) -> Statement {
     let mut key = frontend();
     key.push(Field::Numgen { modulus, offset: side.offset() });
-    Statement::Dnat { key, map: ENDPOINTS.into() }
+    Statement::Dnat { key, map: ENDPOINTS.into(), port: None }
 }
 
 fn jump(chain: &str) -> Statement {

@@ -20,6 +20,7 @@ mod entry;
 mod evaluate;
 mod key;
 mod layout;
+mod ledger;
 pub mod localhost;
 mod observe;
 mod proxy;

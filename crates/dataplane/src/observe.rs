@@ -10,6 +10,7 @@ use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verd
 use crate::actual::{Actual, Frame};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
+use crate::ledger::{self, Ledger, Ports};
 use crate::target::{CLUSTER_OFFSET, Memory, Shared, Side, Target};
 
 /// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
@@ -43,12 +44,13 @@ impl Reader<'_> {
         self.addresses()?;
         self.sources()?;
         self.affine()?;
+        self.recall()?;
         self.affinity()
     }
 
     fn sets(&mut self) -> Option<()> {
         let wanted: BTreeMap<Name, _> =
-            layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
+            layout::sets(self.family).into_iter().map(|(name, set)| (name.into(), set)).collect();
         for (name, set) in &wanted {
             match self.dumped.sets.get(name) {
                 Some(found) if found == set => {}
@@ -56,8 +58,12 @@ impl Reader<'_> {
                 None => _ = self.actual.missing_sets.insert(name.clone()),
             }
         }
-        let foreign = self.dumped.sets.keys().filter(|name| !wanted.contains_key(*name));
-        self.actual.foreign_sets = foreign.cloned().collect();
+        for (name, set) in self.dumped.sets.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
+            match Ledger::from_name(name).filter(|_| self.family == Family::Ipv6) {
+                Some(ledger) => _ = (*set == layout::ledger()).then(|| self.actual.ledgers.insert(ledger))?,
+                None => _ = self.actual.foreign_sets.insert(name.clone()),
+            }
+        }
         Some(())
     }
 
@@ -67,7 +73,7 @@ impl Reader<'_> {
         for (name, found) in &self.dumped.chains {
             if let Some(chain) = fixed.get(name) {
                 self.actual.fixed.insert(name.clone(), self.same(chain, found)?);
-            } else if let Some(shared) = Shared::parse(name) {
+            } else if let Some(shared) = Shared::parse(name).filter(|shared| shared.is_of(self.family)) {
                 let chain = Chain { base: None, rules: layout::shared(self.settings, shared) };
                 let intact = self.same(&chain, found)?;
                 let known = self.actual.shared.entry(shared).or_default();
@@ -173,23 +179,44 @@ impl Reader<'_> {
         for element in self.elements(layout::AFFINE) {
             let (key, rest) = Key::read(self.family, &element.key)?;
             let backend = key::read_backend(self.family, rest)?;
-            let memory = match &element.value {
-                Value::Verdict(Verdict::Jump(chain)) => Memory::parse(chain).unwrap_or(Memory(0)),
-                _ => Memory(0),
+            let (shared, memory) = match leads(element) {
+                Some(Shared::Remember(memory) | Shared::Record(memory, _))
+                    if leads(element) == Some(Shared::remembers(&key, &backend, memory)) =>
+                {
+                    (leads(element), memory)
+                }
+                _ => (None, Memory(0)),
             };
-            self.actual.count(None, Some(Shared::Remember(memory)).filter(|_| memory.0 > 0));
+            self.actual.count(None, shared);
             self.actual.entries.entry(key).or_default().remember(backend, Some(memory));
+        }
+        Some(())
+    }
+
+    fn recall(&mut self) -> Option<()> {
+        for element in self.elements(layout::RECALL) {
+            let key = self.key(element)?;
+            let recall = match leads(element) {
+                Some(Shared::Recall(recall)) if recall.key == key => Some(recall),
+                _ => None,
+            };
+            self.actual.count(None, recall.map(Shared::Recall));
+            let ports = recall.map_or(Ports::default(), |recall| recall.ports);
+            self.actual.entries.entry(key).or_default().recall = Some(Box::new(ports));
         }
         Some(())
     }
 
     /// What packets wrote is not compared, except that nobody may be sent to an endpoint that is gone (S42).
     fn affinity(&mut self) -> Option<()> {
-        for element in self.elements(layout::AFFINITY) {
-            let (key, backend) = key::read_remembered(self.family, element)?;
-            let entry = self.actual.entries.get(&key);
-            if !entry.is_some_and(|entry| entry.memory.contains_key(&backend)) {
-                self.actual.outlived.insert((key, backend));
+        let ledgers = self.actual.ledgers.iter().map(|ledger| ledger.name());
+        for map in ledgers.chain([layout::AFFINITY.into()]).collect::<Vec<Name>>() {
+            for element in self.elements(&map) {
+                let (key, backend) = ledger::read(self.family, &map, element)?;
+                let entry = self.actual.entries.get(&key);
+                if !entry.is_some_and(|entry| entry.memory.contains_key(&backend)) {
+                    self.actual.outlived.insert((key, backend));
+                }
             }
         }
         Some(())
@@ -219,6 +246,13 @@ impl Reader<'_> {
         Self: 'd,
     {
         self.dumped.elements.get(set).into_iter().flatten()
+    }
+}
+
+fn leads(element: &Element) -> Option<Shared> {
+    match &element.value {
+        Value::Verdict(Verdict::Jump(chain)) => Shared::parse(chain),
+        _ => None,
     }
 }
 

@@ -218,7 +218,7 @@ impl Proxy {
     /// The table as wanted, as if it were written for the first time; of pick chains those that something leads to.
     pub fn desired(&self, settings: &Settings) -> Table {
         let mut table = Table::new(layout::table_id(self.family));
-        table.sets = layout::sets().into_iter().map(|(name, set)| (name.into(), set)).collect();
+        table.sets = layout::sets(self.family).into_iter().map(|(name, set)| (name.into(), set)).collect();
         table.chains =
             layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         let mut changes = Vec::new();
@@ -237,6 +237,7 @@ impl Proxy {
             to: Some(target),
         }));
         for shared in shared {
+            table.sets.extend(shared.ledgers().into_iter().map(|ledger| (ledger.name(), layout::ledger())));
             let chain = Chain { base: None, rules: layout::shared(settings, shared) };
             table.chains.insert(shared.to_string().into(), chain);
         }

@@ -1,14 +1,16 @@
 //! Changes cut into transactions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use portolan_model::Family;
+use portolan_model::{Backend, Family};
 use portolan_nft::{Command, Element, Extra, Name, TableId};
 
 use crate::change::{Change, Phase, Script};
-use crate::key;
+use crate::key::Key;
 use crate::layout::{self, Settings};
+use crate::ledger;
+use crate::target::Memory;
 
 /// One transaction on one table: applied whole or not at all, and safe alone and in order (invariant 13).
 #[derive(Clone, Debug)]
@@ -44,24 +46,30 @@ impl Step {
         self.family
     }
 
-    /// The map of remembered clients must be read before the step is written, for [`forget`](Self::forget).
-    pub fn forgets(&self) -> bool {
-        self.changes.iter().any(|change| change.forgets().is_some())
+    /// The maps of remembered clients that must be read before the step is written, for [`forget`](Self::forget). One that is
+    /// not there yet has no elements.
+    pub fn forgets(&self) -> BTreeSet<Name> {
+        let pairs = self.changes.iter().filter_map(Change::forgets);
+        pairs.map(|((key, backend), _)| ledger::map_of(&key, &backend)).collect()
     }
 
-    /// Where clients are remembered.
-    pub fn memory(&self) -> Name {
-        layout::AFFINITY.into()
-    }
-
-    /// What of `remembered`, the elements of [`memory`](Self::memory), goes with the endpoints that this step takes away, or
+    /// What of `remembered`, the elements of [those maps](Self::forgets), goes with the endpoints that this step takes away, or
     /// lives shorter from now on (S41, S42): to be written with the step, and once more after it, since packets
     /// go on writing until it is committed. Written again, it is empty.
-    pub fn forget(&self, remembered: &[Element]) -> Vec<Command> {
+    pub fn forget(&self, remembered: &BTreeMap<Name, Vec<Element>>) -> Vec<Command> {
         let forgets: BTreeMap<_, _> = self.changes.iter().filter_map(Change::forgets).collect();
+        remembered.iter().flat_map(|(map, elements)| self.forget_of(&forgets, map, elements)).collect()
+    }
+
+    fn forget_of(
+        &self,
+        forgets: &BTreeMap<(Key, Backend), Option<Memory>>,
+        map: &Name,
+        elements: &[Element],
+    ) -> impl Iterator<Item = Command> + use<> {
         let (mut gone, mut shortened) = (Vec::new(), Vec::new());
-        for element in remembered {
-            let Some(pair) = key::read_remembered(self.family, element) else { continue };
+        for element in elements {
+            let Some(pair) = ledger::read(self.family, map, element) else { continue };
             let left = element.extra.as_ref().and_then(|extra| extra.expires);
             match forgets.get(&pair) {
                 Some(Some(memory)) if left.is_some_and(|left| left > memory.timeout()) => {
@@ -73,11 +81,10 @@ impl Step {
             }
             gone.push(Element::member(element.key.clone()));
         }
-        let delete = (!gone.is_empty())
-            .then(|| Command::DeleteElements { set: layout::AFFINITY.into(), elements: gone });
-        let add = (!shortened.is_empty())
-            .then(|| Command::AddElements { set: layout::AFFINITY.into(), elements: shortened });
-        delete.into_iter().chain(add).collect()
+        let delete = (!gone.is_empty()).then(|| Command::DeleteElements { set: map.clone(), elements: gone });
+        let add =
+            (!shortened.is_empty()).then(|| Command::AddElements { set: map.clone(), elements: shortened });
+        delete.into_iter().chain(add)
     }
 
     pub fn table(&self) -> TableId {

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use portolan_model::{Action, Backend, Masquerade};
+use portolan_model::{Action, Backend, Family, Masquerade};
+
+use crate::key::Key;
+use crate::ledger::{Ledger, Recall};
 
 /// Indices of `endpoints` from here on belong to `cluster-services`. Above any count of endpoints a Service may
 /// have: Services with 100,000 are known (S12).
@@ -32,7 +35,12 @@ pub struct Pick {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shared {
     Pick(Pick),
+    /// IPv4: remembers the client of any frontend.
     Remember(Memory),
+    /// IPv6: remembers the client of one frontend.
+    Record(Memory, Ledger),
+    /// IPv6: sends the frontend's clients where they went before.
+    Recall(Recall),
 }
 
 /// How long clients are remembered, in seconds (S41). Zero, which no Service can ask for, is read from the kernel
@@ -93,7 +101,7 @@ impl Shared {
     pub fn target(self) -> Option<Target> {
         match self {
             Shared::Pick(pick) => Some(Target::Pick(pick)),
-            Shared::Remember(_) => None,
+            Shared::Remember(_) | Shared::Record(..) | Shared::Recall(_) => None,
         }
     }
 
@@ -101,14 +109,47 @@ impl Shared {
     pub fn chains(self) -> impl Iterator<Item = Shared> {
         let next = |shared: &Shared| match shared {
             Shared::Pick(pick) => pick.next().map(Shared::Pick),
-            Shared::Remember(_) => None,
+            Shared::Remember(_) | Shared::Record(..) | Shared::Recall(_) => None,
         };
         std::iter::successors(Some(self), next)
     }
 
+    /// The chain that remembers clients of the frontend for the endpoint.
+    pub fn remembers(key: &Key, backend: &Backend, memory: Memory) -> Shared {
+        match Family::of(&key.address) {
+            Family::Ipv4 => Shared::Remember(memory),
+            Family::Ipv6 => Shared::Record(memory, Ledger { key: *key, port: backend.port() }),
+        }
+    }
+
+    /// The maps of clients that its rules name, but for the one that is always there.
+    pub fn ledgers(self) -> Vec<Ledger> {
+        match self {
+            Shared::Pick(_) | Shared::Remember(_) => Vec::new(),
+            Shared::Record(_, ledger) => vec![ledger],
+            Shared::Recall(recall) => recall.ledgers().collect(),
+        }
+    }
+
+    /// It may stand in the family's table.
+    pub fn is_of(self, family: Family) -> bool {
+        match self {
+            Shared::Pick(_) => true,
+            Shared::Remember(_) => family == Family::Ipv4,
+            Shared::Record(..) | Shared::Recall(_) => family == Family::Ipv6,
+        }
+    }
+
     /// The inverse of [`Shared`]'s `Display`.
     pub fn parse(name: &str) -> Option<Shared> {
-        Pick::parse(name).map(Shared::Pick).or_else(|| Memory::parse(name).map(Shared::Remember))
+        if let Some(recall) = name.strip_prefix(RECALL) {
+            return Recall::parse(recall).map(Shared::Recall);
+        }
+        let Some(memory) = name.strip_prefix(REMEMBER) else { return Pick::parse(name).map(Shared::Pick) };
+        match memory.split_once('-') {
+            None => Memory::parse(memory).map(Shared::Remember),
+            Some((memory, ledger)) => Some(Shared::Record(Memory::parse(memory)?, Ledger::parse(ledger)?)),
+        }
     }
 }
 
@@ -117,9 +158,9 @@ impl Memory {
         Memory(u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1))
     }
 
-    pub fn parse(name: &str) -> Option<Memory> {
-        let memory = Memory(name.strip_prefix("remember-")?.parse().ok()?);
-        (memory.0 > 0 && memory.to_string() == name).then_some(memory)
+    fn parse(text: &str) -> Option<Memory> {
+        let memory = Memory(text.parse().ok()?);
+        (memory.0 > 0 && memory.0.to_string() == text).then_some(memory)
     }
 
     pub fn timeout(self) -> Duration {
@@ -161,22 +202,20 @@ impl fmt::Display for Pick {
     }
 }
 
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "remember-{}", self.0)
-    }
-}
-
 impl fmt::Display for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Shared::Pick(pick) => pick.fmt(f),
-            Shared::Remember(memory) => memory.fmt(f),
+            Shared::Remember(Memory(secs)) => write!(f, "{REMEMBER}{secs}"),
+            Shared::Record(Memory(secs), ledger) => write!(f, "{REMEMBER}{secs}-{ledger}"),
+            Shared::Recall(recall) => write!(f, "{RECALL}{recall}"),
         }
     }
 }
 
 const AFFINE: &str = "affine-";
+const REMEMBER: &str = "remember-";
+const RECALL: &str = "recall-";
 
 fn masquerade_prefix(masquerade: Masquerade) -> &'static str {
     match masquerade {

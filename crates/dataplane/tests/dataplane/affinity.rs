@@ -20,7 +20,7 @@ const VIP: &str = "10.96.0.1:80";
 const CLIENT: &str = "198.51.100.7";
 const POD: &str = "10.244.1.9";
 
-fn affine(seconds: u64, backends: &[&str]) -> Action {
+pub fn affine(seconds: u64, backends: &[&str]) -> Action {
     Action::Balance(Balance {
         backends: backends.iter().map(|backend| backend.parse().unwrap()).collect(),
         affinity: (seconds > 0).then(|| Duration::from_secs(seconds)),
@@ -29,7 +29,7 @@ fn affine(seconds: u64, backends: &[&str]) -> Action {
     })
 }
 
-fn same(action: Action) -> Forwarding {
+pub fn same(action: Action) -> Forwarding {
     Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None }
 }
 
@@ -54,11 +54,11 @@ fn remembered(cases: &[(&str, &str, &str)], timeout: u64) -> Vec<Element> {
     cases.iter().map(element).collect()
 }
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings { pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap()]), ..Settings::default() }
 }
 
-fn outcome(table: &Table, from: &str, to: &str) -> String {
+pub fn outcome(table: &Table, from: &str, to: &str) -> String {
     let source = SocketAddr::new(from.parse().unwrap(), 40000);
     let packet = Packet {
         source,
@@ -120,14 +120,14 @@ fn check(from: Forwarding, to: Forwarding, timeout: u64, writes: Expect, outcome
     kernel.set_elements(Family::Ipv4, "affinity", &known);
     dataplane.set_service(&id, 0, plan(to));
     let steps = dataplane.steps();
-    let texts = steps.iter().flat_map(|step| step.forget(&known)).map(|command| format!("{command}\n"));
+    let texts = steps.iter().flat_map(|step| step.forget(&kernel.remembered(step)));
+    let texts = texts.map(|command| format!("{command}\n"));
     writes.assert_eq(&texts.collect::<String>());
     kernel.write(&mut dataplane, |_, _| {});
     let table = kernel.table(Family::Ipv4).unwrap();
     assert_eq!([CLIENT, POD].map(|from| outcome(&table, from, VIP)), outcomes);
     for step in steps {
-        let left: Vec<_> = kernel.elements(Family::Ipv4, "affinity").into_values().collect();
-        assert_eq!(step.forget(&left), [], "a second look finds nothing");
+        assert_eq!(step.forget(&kernel.remembered(&step)), [], "a second look finds nothing");
     }
 }
 

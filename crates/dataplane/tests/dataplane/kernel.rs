@@ -7,8 +7,8 @@ use std::time::Duration;
 use portolan_dataplane::{Dataplane, KernelState, Step, table_id};
 use portolan_model::Family;
 use portolan_nft::{
-    Atom, Bytes, Chain, Command, Dumped, DumpedChain, DumpedRule, Element, Extra, Name, Statement, Table,
-    Value, Verdict,
+    Atom, Bytes, Chain, Command, Dumped, DumpedChain, DumpedRule, Element, Extra, Field, KeyType, Name,
+    Statement, Table, Value, Verdict,
 };
 
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,26 @@ struct Loaded {
     sets: BTreeMap<Name, portolan_nft::Set>,
     elements: BTreeMap<Name, BTreeMap<Bytes, Element>>,
     chains: BTreeMap<Name, Chain>,
+}
+
+/// What a rule writes for a client: an element of `map`, with `frontend` behind the client in its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub map: Name,
+    pub frontend: Bytes,
+    pub value: Bytes,
+    pub timeout: Option<Duration>,
+}
+
+fn of_pair(field: &Field, pair: &[Atom]) -> Atom {
+    match field {
+        Field::CtOriginalDaddr => pair[0].clone(),
+        Field::L4Proto => pair[1].clone(),
+        Field::CtOriginalDport => pair[2].clone(),
+        Field::Daddr => pair[3].clone(),
+        Field::CtReplySport => pair[4].clone(),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn family(step: &Step) -> Family {
@@ -41,28 +61,52 @@ impl Kernel {
 
     pub fn apply(&mut self, step: &Step) -> Result<(), String> {
         let family = family(step);
-        let remembered: Vec<Element> = self.elements(family, &step.memory()).into_values().collect();
         let mut commands = step.commands();
-        commands.extend(step.forget(&remembered));
+        commands.extend(step.forget(&self.remembered(step)));
         self.commit(family, &commands)
+    }
+
+    /// What a step must see to forget.
+    pub fn remembered(&self, step: &Step) -> BTreeMap<Name, Vec<Element>> {
+        let elements = |map: &Name| self.elements(family(step), map).into_values().collect();
+        step.forgets().into_iter().map(|map| (map.clone(), elements(&map))).collect()
     }
 
     /// A client comes to a frontend, and is remembered if it may be: for one of the endpoints that `choice` picks.
     pub fn remember(&mut self, family: Family, client: IpAddr, choice: usize) {
-        let affine = self.elements(family, "affine");
-        let Some((pair, element)) = affine.iter().nth(choice % affine.len().max(1)) else { return };
-        let Value::Verdict(Verdict::Jump(chain)) = &element.value else { panic!("{element:?}") };
-        let timeout = Duration::from_secs(chain.strip_prefix("remember-").unwrap().parse().unwrap());
-        let (frontend, backend) = pair.split_at((pair.len() - 8 + 4) / 2 + 4);
-        let key = Bytes::new(&[&Bytes::concat(&[Atom::Address(client)])[..], frontend].concat());
-        let extra = Extra { timeout: Some(timeout), expires: Some(timeout), ..Extra::default() };
-        let element = Element {
-            key: key.clone(),
-            value: Value::Bytes(Bytes::new(backend)),
-            extra: Some(Box::new(extra)),
-        };
+        let records = self.records(family);
+        let Some(record) = records.get(choice % records.len().max(1)) else { return };
+        let key = Bytes::new(&[&Bytes::concat(&[Atom::Address(client)])[..], &record.frontend].concat());
+        let extra = Extra { timeout: record.timeout, expires: record.timeout, ..Extra::default() };
+        let value = Value::Bytes(record.value.clone());
+        let element = Element { key: key.clone(), value, extra: Some(Box::new(extra)) };
         let table = self.tables.get_mut(&family).unwrap();
-        table.elements.get_mut("affinity").unwrap().entry(key).or_insert(element);
+        table.elements.get_mut(&record.map).unwrap().entry(key).or_insert(element);
+    }
+
+    /// All that may be remembered of a client: what the chains write that `affine` leads to.
+    pub fn records(&self, family: Family) -> Vec<Record> {
+        let types = [KeyType::Address, KeyType::Protocol, KeyType::Port, KeyType::Address, KeyType::Port];
+        let affine = self.elements(family, "affine").into_values();
+        let records = affine.map(|element| {
+            let Value::Verdict(Verdict::Jump(chain)) = &element.value else { panic!("{element:?}") };
+            let Some(Statement::Update { set, key, value, timeout }) =
+                self.tables[&family].chains[chain].rules[0].statements.last()
+            else {
+                panic!("{chain}")
+            };
+            let pair = element.key.atoms(table_id(family).family, &types).unwrap();
+            let bytes = |fields: &[Field]| {
+                Bytes::concat(&fields.iter().map(|field| of_pair(field, &pair)).collect::<Vec<_>>())
+            };
+            assert_eq!(key[0], Field::Saddr);
+            Record { map: set.clone(), frontend: bytes(&key[1..]), value: bytes(value), timeout: *timeout }
+        });
+        records.collect()
+    }
+
+    pub fn maps(&self, family: Family) -> Vec<Name> {
+        self.tables.get(&family).iter().flat_map(|table| table.sets.keys().cloned()).collect()
     }
 
     pub fn commit(&mut self, family: Family, commands: &[Command]) -> Result<(), String> {
@@ -109,6 +153,23 @@ impl Kernel {
     }
 }
 
+/// The set that a statement names.
+fn set(statement: &Statement) -> Option<&Name> {
+    match statement {
+        Statement::InSet { set, .. }
+        | Statement::Vmap { map: set, .. }
+        | Statement::Dnat { map: set, .. }
+        | Statement::SetPriorityFrom { map: set, .. }
+        | Statement::Update { set, .. } => Some(set),
+        _ => None,
+    }
+}
+
+/// A rule of the chain names the set.
+pub fn names(chain: &Chain, name: &Name) -> bool {
+    chain.rules.iter().flat_map(|rule| &rule.statements).any(|statement| set(statement) == Some(name))
+}
+
 fn run(slot: &mut Option<Loaded>, command: &Command) -> Result<(), String> {
     match command {
         Command::AddTable => {
@@ -143,6 +204,8 @@ fn run(slot: &mut Option<Loaded>, command: &Command) -> Result<(), String> {
         }
         Command::DeleteSet { name } => {
             table.elements.remove(name);
+            let used = table.chains.values().any(|chain| names(chain, name));
+            (!used).then_some(()).ok_or("EBUSY: a rule names it")?;
             table.sets.remove(name).map(|_| ()).ok_or("ENOENT".into())
         }
         Command::AddElements { set, elements } => elements.iter().try_for_each(|e| table.add(set, e)),
@@ -185,15 +248,9 @@ impl Loaded {
     }
 
     fn check_rule(&self, rule: &portolan_nft::Rule) -> Result<(), String> {
-        rule.statements.iter().try_for_each(|statement| match statement {
-            Statement::Verdict(verdict) => self.check_verdict(verdict),
-            Statement::InSet { set, .. }
-            | Statement::Vmap { map: set, .. }
-            | Statement::Dnat { map: set, .. }
-            | Statement::SetPriorityFrom { map: set, .. }
-            | Statement::Update { set, .. } => {
-                self.sets.contains_key(set).then_some(()).ok_or(format!("ENOENT: set {set}"))
-            }
+        rule.statements.iter().try_for_each(|statement| match (statement, set(statement)) {
+            (Statement::Verdict(verdict), _) => self.check_verdict(verdict),
+            (_, Some(set)) => self.sets.contains_key(set).then_some(()).ok_or(format!("ENOENT: set {set}")),
             _ => Ok(()),
         })
     }

@@ -8,6 +8,8 @@ mod cluster;
 mod foreign;
 /// nf_tables as far as we use it.
 mod kernel;
+/// The same in IPv6, where every frontend remembers its own.
+mod ledgers;
 /// What happens to packets, case by case.
 mod packets;
 /// What holds for any cluster and any sequence of events.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{CLIENT, Event, Wish, ip, packets};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Record, names};
 use portolan_dataplane::{Dataplane, KernelState, Limits, Outcome, Packet, Settings, evaluate, render};
 use portolan_model::Family;
-use portolan_nft::{Atom, Bytes, Element, KeyType, Table, Value, Verdict};
+use portolan_nft::{Atom, Bytes, Element, KeyType, Name, Table, Value, Verdict};
 
 /// Small transactions, so that every boundary between two of them is met.
 fn new(settings: Settings) -> Dataplane {
@@ -82,15 +82,21 @@ fn history_leaves_no_trace() {
         assert_eq!(render(&dataplane), render(&scratch), "the order of telling is no matter");
         for family in Family::ALL {
             let (mut written, wanted) = (kernel.table(family).unwrap(), scratch.desired(family));
+            let nobodys = |set: &&Name| {
+                set.starts_with("affinity") && !written.chains.values().any(|chain| names(chain, set))
+            };
+            assert_eq!(written.sets.keys().find(nobodys), None);
             // a few chains may stand by
-            let stands_by = |name: &str| name.contains("pick-") || name.starts_with("remember-");
+            let stands_by = |name: &str| {
+                ["pick-", "remember-", "recall-"].iter().any(|beginning| name.contains(beginning))
+            };
             written.chains.retain(|name, _| !stands_by(name) || wanted.chains.contains_key(name));
             let targets = written.elements.get_mut("targets").unwrap();
             targets.retain(|target| match &target.value {
                 Value::Verdict(Verdict::Jump(chain)) => written.chains.contains_key(chain),
                 _ => true,
             });
-            written.elements.remove("affinity");
+            written.elements.retain(|name, _| !name.starts_with("affinity"));
             assert_eq!(contents(&written), contents(&wanted));
             for packet in packets().iter().filter(|p| Family::of(&p.source.ip()) == family) {
                 assert_eq!(outcome(&written, packet), outcome(&wanted, packet), "{packet:?}");
@@ -141,12 +147,18 @@ fn s42_nobody_is_remembered_for_an_endpoint_that_is_gone() {
     check_events(|events| {
         let check = |kernel: &Kernel| {
             for family in Family::ALL {
-                let affine = kernel.elements(family, "affine");
-                for element in kernel.elements(family, "affinity").values() {
-                    let Value::Bytes(backend) = &element.value else { panic!("{element:?}") };
-                    let client = if family == Family::Ipv4 { 4 } else { 16 };
-                    let pair = Bytes::new(&[&element.key[client..], &backend[..]].concat());
-                    assert!(affine.contains_key(&pair), "{element:?}");
+                let client = if family == Family::Ipv4 { 4 } else { 16 };
+                let records = kernel.records(family);
+                for map in kernel.maps(family).into_iter().filter(|map| map.starts_with("affinity")) {
+                    for element in kernel.elements(family, &map).into_values() {
+                        let Value::Bytes(backend) = element.value else { panic!("{map}") };
+                        let may_be = |record: &Record| {
+                            record.map == map
+                                && record.frontend[..] == element.key[client..]
+                                && record.value == backend
+                        };
+                        assert!(records.iter().any(may_be), "{map}: {:?} to {backend:?}", element.key);
+                    }
                 }
             }
         };
