@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use portolan_dataplane::{Candidate, Outcome, Packet, evaluate, table_id};
 use portolan_model::{Family, Name, Protocol};
 use portolan_nft::Table;
+use portolan_plan::localhost::Listeners;
 
 use crate::cli;
 use crate::config::Config;
@@ -37,8 +38,11 @@ pub struct Rules {
     pub unread: Vec<String>,
     /// The node's own addresses: what comes from them is sent by the node itself.
     pub addresses: BTreeSet<IpAddr>,
+    /// Where the agent's relay listens (S22). The kernel's rules do not show it: None.
+    pub relays: Option<Listeners>,
 }
 
+const UNKNOWN_RELAY: &str = "  perhaps to the agent: it listens at node ports here, if proxy.nodePortAddresses has localhost, and relays\n";
 /// Of the ephemeral ports, where none is given.
 const ANY_PORT: u16 = 40000;
 
@@ -102,7 +106,7 @@ async fn live(family: Family) -> anyhow::Result<Rules> {
         .map(|(chain, handle)| format!("rule {handle} of chain {chain} is not Portolan's and was left out"))
         .collect();
     let addresses = Addresses::open()?.read().await?.into_iter().map(|address| address.address).collect();
-    Ok(Rules { node: "this node".into(), table, unread, addresses })
+    Ok(Rules { node: "this node".into(), table, unread, addresses, relays: None })
 }
 
 /// The outcome, then a line for every rule that took part. `interface`: what the packet comes in by, where that is known.
@@ -112,17 +116,26 @@ pub fn explain(rules: &Rules, from: SocketAddr, to: Destination, interface: Opti
     let packet = Packet { source: from, destination: to.to, protocol: to.protocol, from_node, interface };
     let trace = evaluate(&rules.table, &packet);
     let who = if from_node { " (the node itself)" } else { "" };
-    let mut text = format!(
-        "{}{who} to {}/{} on {}: {}",
-        from.ip(),
-        to.to,
-        to.protocol,
-        rules.node,
-        said(&trace.outcome)
-    );
+    let relay = relayed(rules, to).filter(|_| trace.outcome == Outcome::Pass);
+    let outcome = relay.unwrap_or_else(|| said(&trace.outcome));
+    let mut text = format!("{}{who} to {}/{} on {}: {outcome}", from.ip(), to.to, to.protocol, rules.node);
     lines(&mut text, "because", &trace.reasons);
     lines(&mut text, "beware", &rules.unread);
     text
+}
+
+/// TCP to a node port at a loopback address meets no rule of ours, but the agent's relay (S22).
+fn relayed(rules: &Rules, to: Destination) -> Option<String> {
+    let may_be = to.to.ip().is_loopback() && to.protocol == Protocol::Tcp;
+    match rules.relays.as_ref().filter(|_| may_be) {
+        None => may_be.then(|| said(&Outcome::Pass) + UNKNOWN_RELAY),
+        Some(relays) => relays.get(&to.to).map(|listener| {
+            let count = listener.backends.len();
+            let head = format!("taken by the agent, which relays {} to one of {count}\n", listener.service);
+            let line = |backend| format!("  {backend}  it sees an address of the node\n");
+            head + &listener.backends.iter().map(line).collect::<String>()
+        }),
+    }
 }
 
 fn said(outcome: &Outcome) -> String {

@@ -57,7 +57,7 @@ const FIELDS: &[(&str, Fate)] = &[
     ("bindAddressHardFail", Ours("proxy.bindAddressHardFail")),
     ("healthzBindAddress", Ours("proxy.healthzBindAddress")),
     ("metricsBindAddress", Ours("proxy.metricsBindAddress")),
-    ("enableProfiling", Unused("there is no profiling server")),
+    ("enableProfiling", Unused("there is no profiling server: perf looks at the process from outside")),
     ("showHiddenMetricsForVersion", Unused("no metric is hidden")),
     (
         "clientConnection",

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use portolan_bgp::{PeerConfig, Route};
 use portolan_dataplane::Dataplane;
 use portolan_model::{Family, Name, Problem, ServiceId, ServicePlan};
-use portolan_plan::{advertise, routes, service};
+use portolan_plan::localhost::Listeners;
+use portolan_plan::{advertise, node_ports, routes, service};
 
 use super::Offline;
 use crate::agent::{Announcer, Here};
@@ -63,7 +64,18 @@ impl<'a> Node<'a> {
             table: self.dataplane().desired(family),
             unread: Vec::new(),
             addresses: self.here.view.addresses.clone(),
+            relays: Some(self.relays()),
         }
+    }
+
+    fn relays(&self) -> Listeners {
+        let loopback = node_ports::loopback(&self.cluster.config.proxy.node_port_addresses);
+        let mut listeners = Listeners::default();
+        for (id, plan) in &self.plans {
+            let service = self.cluster.snapshot.services.get(id);
+            listeners.set(id, service.map(|service| (&**service, &**plan)), &loopback);
+        }
+        listeners
     }
 
     fn dataplane(&self) -> Dataplane {

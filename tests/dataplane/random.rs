@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use futures::future::join_all;
+use portolan::dataplane::conntrack::Conntrack;
 use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate, table_id};
 use portolan_lab::netns::Namespace;
-use portolan_lab::probe;
+use portolan_lab::{Answer, probe};
 use portolan_model::{
     Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, ServiceId,
     ServicePlan,
@@ -23,6 +24,9 @@ const BUDGET_MS: u64 = 12_000;
 /// Long enough for an answer between namespaces of one machine.
 const SILENCE: Duration = Duration::from_millis(400);
 const SERVICES: [&str; 3] = ["a", "b", "c"];
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+/// Datagrams until one is answered: TCP repeats its own, for the kernel does not send every ICMP error.
+const DATAGRAMS: usize = 3;
 
 /// What a client sees, of the many things that may be: pods by name, and the address that they see.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +95,7 @@ fn forwarding(u: &mut Unstructured, family: Family) -> Result<Forwarding> {
 
 fn service(u: &mut Unstructured) -> Result<ServicePlan> {
     let mut frontends = Vec::new();
-    for _ in 0..u.int_in_range(2..=6)? {
+    for _ in 0..u.int_in_range(4..=10)? {
         let family = *u.choose(&Family::ALL)?;
         let (address, ports) = match u.int_in_range(0..=3)? {
             0 => (Address::NodePort(Family::Ipv4), [30080, 30081]),
@@ -99,7 +103,7 @@ fn service(u: &mut Unstructured) -> Result<ServicePlan> {
             2 => (Address::Vip(vip(family, 2)), [80, 81]),
             _ => (Address::Vip(vip(family, 3)), [80, 81]),
         };
-        let frontend = Frontend { address, protocol: Protocol::Tcp, port: *u.choose(&ports)? };
+        let frontend = Frontend { address, protocol: *u.choose(&PROTOCOLS)?, port: *u.choose(&ports)? };
         frontends.push((frontend, forwarding(u, frontend.family())?));
     }
     Ok(plan(frontends))
@@ -120,22 +124,17 @@ fn packets(site: &Site) -> Vec<(&Namespace, Packet)> {
             from.push((&site.node, NODE));
         }
         for (ns, ip) in from {
-            packets.extend(to.iter().map(|to| (ns, packet(ip, *to))));
+            let all = to.iter().flat_map(|to| PROTOCOLS.map(|protocol| (ns, packet(ip, *to, protocol))));
+            packets.extend(all);
         }
     }
     packets
 }
 
-fn packet(from: &str, destination: SocketAddr) -> Packet {
+fn packet(from: &str, destination: SocketAddr, protocol: Protocol) -> Packet {
     let pod = PODS.iter().chain(&PODS6).position(|pod| *pod == from).map(|pod| pod % PODS.len());
     let interface = (from != NODE).then(|| format!("to{}", pod.unwrap_or(PODS.len())).into());
-    Packet {
-        source: at(from, 40000),
-        destination,
-        protocol: Protocol::Tcp,
-        from_node: from == NODE,
-        interface,
-    }
+    Packet { source: at(from, 40000), destination, protocol, from_node: from == NODE, interface }
 }
 
 /// By range, by the link to the first pod, or by the links to all, which the client's is like.
@@ -152,6 +151,10 @@ fn detector(u: &mut Unstructured) -> Result<Detector> {
 fn allowed(outcome: &Outcome, packet: &Packet) -> BTreeSet<Seen> {
     match outcome {
         Outcome::Reject => [Seen::Refused].into(),
+        // The kernel tells the node's own sockets of a datagram that it did not let out.
+        Outcome::Drop if packet.from_node && packet.protocol == Protocol::Udp => {
+            [Seen::Silence, Seen::Refused].into()
+        }
         Outcome::Drop => [Seen::Silence].into(),
         Outcome::Pass => [Seen::Nothing, Seen::Refused, Seen::Silence].into(),
         Outcome::Dnat(candidates) => {
@@ -178,14 +181,45 @@ fn is_remembered(is: &Outcome, wanted: &Outcome) -> bool {
 async fn seen(ns: &Namespace, packet: &Packet, expected: &Outcome) -> Seen {
     let silent = matches!(expected, Outcome::Drop | Outcome::Pass);
     let patience = if silent { SILENCE } else { probe::PATIENCE };
-    match probe::tcp_within(ns, packet.destination, patience).await {
+    let answer = match packet.protocol {
+        Protocol::Udp => datagrams(ns, packet.destination, patience / DATAGRAMS as u32).await,
+        _ => probe::tcp_within(ns, packet.destination, patience).await,
+    };
+    match answer {
         Ok(answer) => Seen::Answer(answer.pod, answer.client.ip()),
         Err(error) => match format!("{error:#}") {
-            error if error.contains("refused") => Seen::Refused,
+            error if error.contains("refused") || error.contains("not permitted") => Seen::Refused,
             error if error.contains("no answer") => Seen::Silence,
             _ => Seen::Nothing,
         },
     }
+}
+
+async fn datagrams(ns: &Namespace, to: SocketAddr, patience: Duration) -> anyhow::Result<Answer> {
+    let mut answer = probe::udp_within(ns, to, patience).await;
+    for _ in 1..DATAGRAMS {
+        if answer
+            .as_ref()
+            .map_err(|error| format!("{error:#}"))
+            .is_err_and(|error| error.contains("no answer"))
+        {
+            answer = probe::udp_within(ns, to, patience).await;
+        }
+    }
+    answer
+}
+
+/// A datagram from a port that was used before would go where the flow went.
+fn forget_flows(site: &Site) {
+    let forget = || {
+        let mut conntrack = Conntrack::open()?;
+        for family in Family::ALL {
+            let flows = conntrack.flows(family, Protocol::Udp)?;
+            conntrack.delete(&flows)?;
+        }
+        anyhow::Ok(())
+    };
+    site.node.run(forget).unwrap().unwrap();
 }
 
 /// The clusters come one after the other over the same table, so that what was there before is part of the test.
@@ -197,7 +231,7 @@ fn the_evaluator_says_what_the_kernel_does() {
         let (mut kernel, mut dataplane) = (site.kernel(), Dataplane::new(settings()));
         dataplane.observed(&kernel.observe()?);
         let remembered = AtomicUsize::new(0);
-        let (mut clusters, mut answered, mut refused, mut silent) = (0, 0, 0, 0);
+        let (mut clusters, mut answered, mut refused, mut silent) = (0, [0; 2], [0; 2], [0; 2]);
         arbtest::arbtest(|u| {
             dataplane.set_settings(Settings { pods: detector(u)?, ..settings() });
             for name in SERVICES {
@@ -205,6 +239,7 @@ fn the_evaluator_says_what_the_kernel_does() {
                 dataplane.set_service(&ServiceId::new("default", name), 0, plan);
             }
             kernel.write(&mut dataplane).unwrap();
+            forget_flows(site);
             let dumped = kernel.observe().unwrap();
             let written =
                 [(Family::Ipv4, dumped.ipv4), (Family::Ipv6, dumped.ipv6)].map(|(family, dumped)| {
@@ -231,17 +266,20 @@ fn the_evaluator_says_what_the_kernel_does() {
                 );
                 got
             };
-            let all = packets(site);
+            let packets = packets(site);
+            let protocols: Vec<usize> =
+                packets.iter().map(|(_, packet)| usize::from(packet.protocol == Protocol::Udp)).collect();
             let all = tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(join_all(all.into_iter().map(one)))
+                tokio::runtime::Handle::current().block_on(join_all(packets.into_iter().map(one)))
             });
             clusters += 1;
-            for seen in all {
-                match seen {
-                    Seen::Answer(..) => answered += 1,
-                    Seen::Refused => refused += 1,
-                    Seen::Silence | Seen::Nothing => silent += 1,
-                }
+            for (seen, protocol) in all.into_iter().zip(protocols) {
+                let count = match seen {
+                    Seen::Answer(..) => &mut answered,
+                    Seen::Refused => &mut refused,
+                    Seen::Silence | Seen::Nothing => &mut silent,
+                };
+                count[protocol] += 1;
             }
             Ok(())
         })
@@ -249,9 +287,10 @@ fn the_evaluator_says_what_the_kernel_does() {
         .budget_ms(BUDGET_MS);
         let remembered = remembered.into_inner();
         println!(
-            "{clusters} clusters: {answered} answered, {remembered} of one endpoint only, {refused} refused, {silent} silent"
+            "{clusters} clusters, by TCP and UDP: {answered:?} answered, {remembered} of one endpoint only, {refused:?} refused, {silent:?} silent"
         );
-        assert!(clusters >= 2 && answered > 0 && remembered > 0 && refused > 0 && silent > 0);
+        assert!(clusters >= 2 && remembered > 0);
+        assert!([answered, refused, silent].iter().flatten().all(|count: &i32| *count > 0));
         Ok(())
     });
 }

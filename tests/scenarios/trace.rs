@@ -7,8 +7,9 @@ use expect_test::{Expect, expect};
 use portolan::cli::{Cli, Command};
 use portolan::config::Config;
 use portolan::offline::Offline;
-use portolan::trace::{self, Source};
+use portolan::trace::{self, Rules, Source};
 use portolan_model::Family;
+use portolan_plan::node_ports::Selector;
 
 fn parsed(from: &str, to: &str) -> Result<portolan::cli::Trace, String> {
     let line = ["portolan", "trace", "--from", from, "--to", to];
@@ -20,13 +21,27 @@ fn parsed(from: &str, to: &str) -> Result<portolan::cli::Trace, String> {
 
 /// `example/node`, from, to.
 fn check(place: &str, from: &str, to: &str, expected: Expect) {
+    check_with(place, from, to, |_| {}, |_| {}, expected);
+}
+
+/// The same with changes to the example's configuration, and to what is known of the node.
+fn check_with(
+    place: &str,
+    from: &str,
+    to: &str,
+    configure: impl Fn(&mut Config),
+    change: impl Fn(&mut Rules),
+    expected: Expect,
+) {
     let (example, node) = place.split_once('/').expect("example/node");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
-    let config = Config::read(&folder.join("config.yaml")).expect("a configuration");
+    let mut config = Config::read(&folder.join("config.yaml")).expect("a configuration");
+    configure(&mut config);
     let cluster = Offline::open(&folder.join("cluster.yaml"), config).expect("a cluster");
     let arguments = parsed(from, to).expect("arguments");
     let (Source(from), to) = (arguments.from, arguments.to);
-    let rules = cluster.rules(node, Family::of(&to.to.ip())).expect("a node of the file");
+    let mut rules = cluster.rules(node, Family::of(&to.to.ip())).expect("a node of the file");
+    change(&mut rules);
     expected.assert_eq(&trace::explain(&rules, from, to, arguments.interface.map(Into::into)));
 }
 
@@ -97,6 +112,65 @@ fn s43_a_client_outside_at_a_node_port() {
           to 10.244.2.5:8080: nat-postrouting: masqueraded
           to 10.244.2.6:8080: nat-postrouting: masqueraded
           to 10.244.3.5:8080: nat-postrouting: masqueraded
+    "#]],
+    );
+}
+
+/// No rule knows of it: the agent itself listens there.
+#[test]
+fn s22_a_node_port_at_a_loopback_address() {
+    let check = |to: &str, localhost: bool, live: bool, expected: Expect| {
+        let configure = |config: &mut Config| {
+            if localhost {
+                config.proxy.node_port_addresses = vec![Selector::Primary, Selector::Localhost];
+            }
+        };
+        let change = |rules: &mut Rules| rules.relays = rules.relays.take().filter(|_| !live);
+        check_with("first-service/n1", "127.0.0.1", to, configure, change, expected);
+    };
+    check(
+        "127.0.0.1:30080",
+        true,
+        false,
+        expect![[r#"
+        127.0.0.1 (the node itself) to 127.0.0.1:30080/tcp on n1: taken by the agent, which relays default/web to one of 4
+          10.244.1.5:8080  it sees an address of the node
+          10.244.2.5:8080  it sees an address of the node
+          10.244.2.6:8080  it sees an address of the node
+          10.244.3.5:8080  it sees an address of the node
+    "#]],
+    );
+    check(
+        "127.0.0.1:30080",
+        false,
+        false,
+        expect![[r#"
+        127.0.0.1 (the node itself) to 127.0.0.1:30080/tcp on n1: passed on as it is, no rule of Portolan's is for it
+    "#]],
+    );
+    check(
+        "127.0.0.1:30081",
+        true,
+        false,
+        expect![[r#"
+        127.0.0.1 (the node itself) to 127.0.0.1:30081/tcp on n1: passed on as it is, no rule of Portolan's is for it
+    "#]],
+    );
+    check(
+        "127.0.0.1:30080",
+        true,
+        true,
+        expect![[r#"
+        127.0.0.1 (the node itself) to 127.0.0.1:30080/tcp on n1: passed on as it is, no rule of Portolan's is for it
+          perhaps to the agent: it listens at node ports here, if proxy.nodePortAddresses has localhost, and relays
+    "#]],
+    );
+    check(
+        "127.0.0.1:30080/udp",
+        true,
+        false,
+        expect![[r#"
+        127.0.0.1 (the node itself) to 127.0.0.1:30080/udp on n1: passed on as it is, no rule of Portolan's is for it
     "#]],
     );
 }
