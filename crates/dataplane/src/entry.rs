@@ -116,8 +116,9 @@ fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, change
             changes.push(Change::Remember { key, backend, from, to });
         }
         let leaves = |side| {
-            let had = actual.and_then(|entry| entry.half(side));
-            let has = wanted.and_then(|wanted| wanted.half(side));
+            // Where the sides are alike, there is one half for both.
+            let had = actual.map(|entry| entry.half(side).unwrap_or(&entry.outside));
+            let has = wanted.map(|wanted| wanted.half(side).unwrap_or(&wanted.outside));
             had.is_some_and(|half| half.is_affine_to(&backend))
                 && !has.is_some_and(|half| half.is_affine_to(&backend))
         };

@@ -195,6 +195,21 @@ fn s41_policy_local_constrains_the_choice_first() {
     );
 }
 
+/// The other way round, from an entry that had no sides (internalTrafficPolicy Local beside external Cluster).
+#[test]
+fn s42_the_pods_of_an_endpoint_that_goes_for_pods_only_choose_again() {
+    let local = Forwarding { from_cluster: affine(10800, &[A]), ..same(affine(10800, &[A, B])) };
+    check(
+        same(affine(10800, &[A, B])),
+        local,
+        10800,
+        expect![[r#"
+            delete 1 elements of set affinity
+        "#]],
+        [A, A],
+    );
+}
+
 /// Whoever counts as a pod no more may have no endpoint that is there for pods only.
 #[test]
 fn s42_s48_other_pod_ranges_forget_what_one_side_only_has() {
