@@ -1,5 +1,7 @@
-//! Our tables in the words of the machine's nft(8): listed, loaded again, and doing the same (nftables.md, decision 5).
+//! Our tables in the words of nft(8), of each version that is at hand: listed, loaded again, and doing the same (nftables.md,
+//! decision 5).
 
+use anyhow::Context;
 use portolan_lab::probe;
 use portolan_model::{Action, Address, Family, Forwarding, Frontend, Masquerade, Protocol, ServicePlan};
 
@@ -55,13 +57,20 @@ fn with_affinity(family: Family) -> ServicePlan {
     ServicePlan { frontends: frontends.chain(affine).collect(), ..plan.clone() }
 }
 
-/// Loads what nft lists of the table in place of everything.
-async fn reload(site: &Site, table: &str) -> anyhow::Result<()> {
-    let listed = list(site, table).await?;
+/// The machine's own nft, and that of a newer Debian where it can be fetched.
+fn versions() -> Vec<String> {
+    let newer = portolan_lab::nft::newer().map(|path| path.display().to_string());
+    let newer = newer.inspect_err(|error| eprintln!("no nft but the machine's own: {error:#}")).ok();
+    std::iter::once("nft".into()).chain(newer).collect()
+}
+
+/// Loads what this nft lists of the table in place of everything.
+async fn reload(site: &Site, nft: &str, table: &str) -> anyhow::Result<()> {
+    let listed = list(site, nft, table).await?;
     // Longer than an argument may be, were it for the elements.
-    let command = format!("nft flush ruleset && nft -f - <<'END'\n{listed}END");
+    let command = format!("{nft} flush ruleset && {nft} -f - <<'END'\n{listed}END");
     site.node.output(&["sh", "-c", &command]).await?;
-    assert_eq!(timeless(&list(site, table).await?), timeless(&listed));
+    assert_eq!(timeless(&list(site, nft, table).await?), timeless(&listed), "{nft}");
     Ok(())
 }
 
@@ -72,8 +81,22 @@ fn timeless(listed: &str) -> String {
     listed.lines().map(left).collect::<Vec<_>>().join("\n")
 }
 
-async fn list(site: &Site, table: &str) -> anyhow::Result<String> {
-    site.node.output(&["nft", "list", "table", table, "portolan"]).await
+async fn list(site: &Site, nft: &str, table: &str) -> anyhow::Result<String> {
+    site.node.output(&[nft, "list", "table", table, "portolan"]).await
+}
+
+/// Every version with either family, and a kernel that holds nothing yet.
+async fn with_each(
+    site: &Site,
+    body: impl AsyncFn(&str, Family, &'static str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for nft in versions() {
+        for (family, table) in [(Family::Ipv4, "ip"), (Family::Ipv6, "ip6")] {
+            site.node.output(&["nft", "flush", "ruleset"]).await?;
+            body(&nft, family, table).await.with_context(|| format!("{nft}, {family:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 async fn does_the_same(site: &Site, family: Family) -> anyhow::Result<()> {
@@ -98,13 +121,13 @@ async fn does_the_same(site: &Site, family: Family) -> anyhow::Result<()> {
 #[test]
 fn nft_lists_every_feature_and_its_listing_does_the_same() {
     on_site("nft_lists_every_feature_and_its_listing_does_the_same", async |site| {
-        for (family, table) in [(Family::Ipv4, "ip"), (Family::Ipv6, "ip6")] {
+        with_each(site, async |nft, family, table| {
             let _served = serve(site, features(family));
-            site.node.output(&["nft", "list", "ruleset"]).await?;
-            reload(site, table).await?;
-            does_the_same(site, family).await?;
-        }
-        Ok(())
+            site.node.output(&[nft, "list", "ruleset"]).await?;
+            reload(site, nft, table).await?;
+            does_the_same(site, family).await
+        })
+        .await
     });
 }
 
@@ -112,16 +135,16 @@ fn nft_lists_every_feature_and_its_listing_does_the_same() {
 #[test]
 fn s41_nft_lists_affinity_and_its_listing_does_the_same() {
     on_site("s41_nft_lists_affinity_and_its_listing_does_the_same", async |site| {
-        for (family, table) in [(Family::Ipv4, "ip"), (Family::Ipv6, "ip6")] {
+        with_each(site, async |nft, family, table| {
             let (_kernel, _) = serve(site, with_affinity(family));
-            reload(site, table).await?;
+            reload(site, nft, table).await?;
             let to = at(ips(family)[3], 80);
             let (home, _) = answered_by(&site.client, to).await?;
             assert_eq!(home.len(), 1, "it is remembered");
-            reload(site, table).await?;
+            reload(site, nft, table).await?;
             assert_eq!(answered_by(&site.client, to).await?.0, home);
-            does_the_same(site, family).await?;
-        }
-        Ok(())
+            does_the_same(site, family).await
+        })
+        .await
     });
 }
