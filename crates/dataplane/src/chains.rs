@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portolan_model::Masquerade;
 
-use crate::actual::Actual;
+use crate::actual::{Actual, SharedChain};
 use crate::change::Change;
 use crate::ledger::Ledger;
 use crate::step::Limits;
@@ -25,7 +25,7 @@ pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Ve
         let used = actual.shared.iter().filter(|(_, chain)| chain.uses > 0);
         needed.extend(used.flat_map(|(shared, _)| shared.chains()));
     }
-    let dropped = match everything || moved && may_be_too_many(actual, limits) {
+    let dropped = match everything || moved && may_be_too_many(actual, limits, changes) {
         true => too_many(actual, limits, changes),
         false => BTreeSet::new(),
     };
@@ -77,14 +77,23 @@ fn dispatch(actual: &Actual, target: Target) -> Option<Change> {
 /// The chains that stand from the beginning.
 fn pool(limits: &Limits) -> impl Iterator<Item = Shared> {
     let counts = 1..=limits.pool;
-    let plain =
-        |side, count| Shared::Pick(Pick { side, masquerade: Masquerade::Never, affine: false, count });
-    counts.flat_map(move |count| Side::ALL.map(|side| plain(side, count)))
+    counts.flat_map(move |count| Side::ALL.map(|side| Shared::Pick(plain(side, count))))
 }
 
-/// A first look, so that a change costs nothing for all the chains that it has nothing to do with.
-fn may_be_too_many(actual: &Actual, limits: &Limits) -> bool {
-    actual.shared.len() > Side::ALL.len() * limits.pool as usize + limits.spare
+fn is_pool(shared: Shared, limits: &Limits) -> bool {
+    matches!(shared, Shared::Pick(pick) if pick == plain(pick.side, pick.count) && pick.count <= limits.pool)
+}
+
+fn plain(side: Side, count: u32) -> Pick {
+    Pick { side, masquerade: Masquerade::Never, affine: false, count }
+}
+
+/// A first look, so that a change costs little for all the chains that it has nothing to do with. Each verdict that goes may
+/// leave one more without a use.
+fn may_be_too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> bool {
+    let idle = |(shared, chain): &(&Shared, &SharedChain)| chain.uses == 0 && !is_pool(**shared, limits);
+    let left = changes.iter().filter(|change| change.leads().0.is_some()).count();
+    actual.shared.iter().filter(idle).count() + left > limits.spare
 }
 
 /// Chains without a use when `changes` are written: those that were tampered with, and all when they are many.

@@ -104,6 +104,9 @@ pub enum Phase {
     Chaff,
 }
 
+/// Of a ledger's name: the kernel walks the list of all sets for it, a tenth of a millisecond where there are thousands.
+const LEDGER_COST: usize = 16;
+
 impl Change {
     pub fn phase(&self) -> Phase {
         match self {
@@ -137,8 +140,9 @@ impl Change {
             Change::Publish { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Remember { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Recall { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
-            Change::Table { .. } | Change::Set(_) | Change::Fixed(_) | Change::Chain(_) => 4,
-            Change::Ledger(_) => 4,
+            Change::Table { .. } | Change::Set(_) | Change::Fixed(_) => 4,
+            Change::Chain(shared) => 4 + LEDGER_COST * shared.ledgers().len(),
+            Change::Ledger(_) => LEDGER_COST,
             _ => 1,
         }
     }
