@@ -1,13 +1,15 @@
 //! Our tables in the words of nft(8), of each version that is at hand: listed, loaded again, and doing the same (nftables.md,
 //! decision 5).
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use portolan_lab::probe;
 use portolan_model::{Action, Address, Family, Forwarding, Frontend, Masquerade, Protocol, ServicePlan};
 
 use super::{
-    CLIENT, CLIENT6, NODE, PODS, PODS6, Site, affine, answered_by, at, balance, on_site, plan, refused, same,
-    serve, silent, vip,
+    CLIENT, CLIENT6, NODE, PODS, PODS6, Site, affine, answered_by, at, balance, id, on_site, plan, refused,
+    same, serve, silent, vip,
 };
 
 /// The VIPs: balanced, refusing, none here, with affinity, local.
@@ -144,6 +146,48 @@ fn s41_nft_lists_affinity_and_its_listing_does_the_same() {
             reload(site, nft, table).await?;
             assert_eq!(answered_by(&site.client, to).await?.0, home);
             does_the_same(site, family).await
+        })
+        .await
+    });
+}
+
+/// Counts that come later, from the cluster's side too.
+#[test]
+fn nft_lists_many_endpoints_and_its_listing_does_the_same() {
+    on_site("nft_lists_many_endpoints_and_its_listing_does_the_same", async |site| {
+        with_each(site, async |nft, family, table| {
+            let (net, pod, local) = match family {
+                Family::Ipv4 => ("10.244.2.0/24", PODS[0], "10.244.2."),
+                Family::Ipv6 => ("fd00:10:244:2::/64", PODS6[0], "fd00:10:244:2::"),
+            };
+            site.pods[0].ip(&format!("route replace local {net} dev lo\n")).await?;
+            site.node.ip(&format!("route replace {net} via {pod}\n")).await?;
+            let many = |count: u32| {
+                let pods: Vec<String> = (1..=count).map(|host| format!("{local}{host}")).collect();
+                balance(Masquerade::NonPods, &pods.iter().map(String::as_str).collect::<Vec<_>>())
+            };
+            let [both, sides, ..] = ips(family);
+            let frontends = |count| {
+                let two_sided = Forwarding { from_cluster: many(count + 1), ..same(many(count)) };
+                plan([(vip(both), same(many(count))), (vip(sides), two_sided)])
+            };
+            let (mut kernel, mut dataplane) = serve(site, frontends(40));
+            for count in [41, 64, 200] {
+                dataplane.set_service(&id(), 0, Some(Arc::new(frontends(count))));
+                kernel.write(&mut dataplane)?;
+            }
+            dataplane.observed(&kernel.observe()?);
+            assert!(dataplane.steps().is_empty(), "what was written is what is read");
+            let listed = list(site, nft, table).await?;
+            let rules = ["random mod 200 goto pick", "random mod 201 offset 1048576 goto cluster-pick"];
+            assert!(rules.iter().all(|rule| listed.matches(rule).count() == 1), "{listed}");
+            reload(site, nft, table).await?;
+            for from in [&site.client, &site.node, &site.pods[1]] {
+                for to in [both, sides] {
+                    assert_eq!(answered_by(from, at(to, 80)).await?.0, ["pod0"]);
+                }
+            }
+            Ok(())
         })
         .await
     });

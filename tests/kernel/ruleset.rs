@@ -235,6 +235,7 @@ fn sets(table: &mut Table) {
         ("to-mark", map(&[Port], ValueType::Concat(vec![Mark]))),
         ("codes", map(&[Address, Protocol, Port], ValueType::Concat(vec![Priority]))),
         ("targets", map(&[Priority], ValueType::Verdict)),
+        ("by-index", map(&[Address, Protocol, Port, Priority], address_port())),
     ];
     table.sets = sets.into_iter().map(|(name, set)| (Name::from(name), set)).collect();
 }
@@ -295,6 +296,15 @@ fn elements(table: &mut Table) {
                 .map(|(last, code)| {
                     let code = Value::Bytes(Bytes::concat(&[Atom::Priority(code)]));
                     Element::new(Bytes::concat(&frontend(last, &tcp, 81)), code)
+                })
+                .into(),
+        ),
+        (
+            "by-index",
+            [0, 1, 0x10_0000]
+                .map(|index| {
+                    let key = [frontend(1, &tcp, 80), vec![Atom::Priority(index)]].concat();
+                    Element::new(Bytes::concat(&key), backend(100, 8080))
                 })
                 .into(),
         ),
@@ -384,6 +394,13 @@ fn services(family: TableFamily) -> Vec<Vec<Statement>> {
             Statement::Vmap { key: vec![Priority], map: "targets".into() },
         ],
         vec![in_set(&[Daddr], "cluster-ips"), Statement::SetPriority(0), dnat(1, 0)],
+        vec![Statement::SetPriorityRandom { modulus: 2, offset: 0 }],
+        vec![Statement::SetPriorityRandom { modulus: 3, offset: 0x10_0000 }],
+        vec![Statement::Dnat {
+            key: vec![Daddr, L4Proto, Dport, Priority],
+            map: "by-index".into(),
+            port: None,
+        }],
         vec![in_set(&[Daddr], "cluster-ips"), Statement::Reject],
     ]
 }

@@ -356,7 +356,8 @@ fn the_next_claimant_of_an_address_is_served_and_announced() {
     agent.turn([Change::Apply(service("a", 2024, "198.51.100.1"))]);
     let winner = |agent: &Agent| {
         let text = render(&agent.dataplane);
-        let line = text.lines().find(|line| line.contains("198.51.100.1 . tcp . 80 . 0")).map(str::to_owned);
+        let line =
+            text.lines().find(|line| line.contains("198.51.100.1 . tcp . 80 . none")).map(str::to_owned);
         line.expect("the external IP is served")
     };
     assert!(winner(&agent).contains("10.244.1.1 "), "{}", winner(&agent));

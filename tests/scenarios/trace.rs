@@ -52,17 +52,18 @@ fn s15_s46_a_pod_to_a_cluster_ip() {
         "10.244.1.5",
         "10.96.0.10:80/tcp",
         expect![[r#"
-        10.244.1.5 to 10.96.0.10:80/tcp on n1: forwarded to one of 4
-          10.244.1.5:8080  masqueraded: it sees an address of the node
-          10.244.2.5:8080  it sees the client's address
-          10.244.2.6:8080  it sees the client's address
-          10.244.3.5:8080  it sees the client's address
-        because
-          services: 10.96.0.10:80/tcp is in services
-          nonpod-pick-4: goto pick-4
-          pick-4: 4 of 4 draws find an endpoint in endpoints
-          to 10.244.1.5:8080: nat-postrouting: masqueraded
-    "#]],
+            10.244.1.5 to 10.96.0.10:80/tcp on n1: forwarded to one of 4
+              10.244.1.5:8080  masqueraded: it sees an address of the node
+              10.244.2.5:8080  it sees the client's address
+              10.244.2.6:8080  it sees the client's address
+              10.244.3.5:8080  it sees the client's address
+            because
+              services: 10.96.0.10:80/tcp is in services
+              nonpod-pick-4: goto pick-4
+              pick-4: goto pick
+              pick: 4 of 4 draws find an endpoint in endpoints
+              to 10.244.1.5:8080: nat-postrouting: masqueraded
+        "#]],
     );
 }
 
@@ -73,21 +74,22 @@ fn s16_the_node_itself() {
         "172.30.0.11",
         "10.96.0.10:80",
         expect![[r#"
-        172.30.0.11 (the node itself) to 10.96.0.10:80/tcp on n1: forwarded to one of 4
-          10.244.1.5:8080  masqueraded: it sees an address of the node
-          10.244.2.5:8080  masqueraded: it sees an address of the node
-          10.244.2.6:8080  masqueraded: it sees an address of the node
-          10.244.3.5:8080  masqueraded: it sees an address of the node
-        because
-          services: 10.96.0.10:80/tcp is in services
-          mark-nonpods: marked 0x4000
-          nonpod-pick-4: goto pick-4
-          pick-4: 4 of 4 draws find an endpoint in endpoints
-          to 10.244.1.5:8080: nat-postrouting: masqueraded
-          to 10.244.2.5:8080: nat-postrouting: masqueraded
-          to 10.244.2.6:8080: nat-postrouting: masqueraded
-          to 10.244.3.5:8080: nat-postrouting: masqueraded
-    "#]],
+            172.30.0.11 (the node itself) to 10.96.0.10:80/tcp on n1: forwarded to one of 4
+              10.244.1.5:8080  masqueraded: it sees an address of the node
+              10.244.2.5:8080  masqueraded: it sees an address of the node
+              10.244.2.6:8080  masqueraded: it sees an address of the node
+              10.244.3.5:8080  masqueraded: it sees an address of the node
+            because
+              services: 10.96.0.10:80/tcp is in services
+              mark-nonpods: marked 0x4000
+              nonpod-pick-4: goto pick-4
+              pick-4: goto pick
+              pick: 4 of 4 draws find an endpoint in endpoints
+              to 10.244.1.5:8080: nat-postrouting: masqueraded
+              to 10.244.2.5:8080: nat-postrouting: masqueraded
+              to 10.244.2.6:8080: nat-postrouting: masqueraded
+              to 10.244.3.5:8080: nat-postrouting: masqueraded
+        "#]],
     );
 }
 
@@ -98,21 +100,22 @@ fn s43_a_client_outside_at_a_node_port() {
         "198.51.100.7:51515",
         "172.30.0.11:30080/tcp",
         expect![[r#"
-        198.51.100.7 to 172.30.0.11:30080/tcp on n1: forwarded to one of 4
-          10.244.1.5:8080  masqueraded: it sees an address of the node
-          10.244.2.5:8080  masqueraded: it sees an address of the node
-          10.244.2.6:8080  masqueraded: it sees an address of the node
-          10.244.3.5:8080  masqueraded: it sees an address of the node
-        because
-          services: 172.30.0.11:30080/tcp is in services
-          masq-pick-4: marked 0x4000
-          masq-pick-4: goto pick-4
-          pick-4: 4 of 4 draws find an endpoint in endpoints
-          to 10.244.1.5:8080: nat-postrouting: masqueraded
-          to 10.244.2.5:8080: nat-postrouting: masqueraded
-          to 10.244.2.6:8080: nat-postrouting: masqueraded
-          to 10.244.3.5:8080: nat-postrouting: masqueraded
-    "#]],
+            198.51.100.7 to 172.30.0.11:30080/tcp on n1: forwarded to one of 4
+              10.244.1.5:8080  masqueraded: it sees an address of the node
+              10.244.2.5:8080  masqueraded: it sees an address of the node
+              10.244.2.6:8080  masqueraded: it sees an address of the node
+              10.244.3.5:8080  masqueraded: it sees an address of the node
+            because
+              services: 172.30.0.11:30080/tcp is in services
+              masq-pick-4: marked 0x4000
+              masq-pick-4: goto pick-4
+              pick-4: goto pick
+              pick: 4 of 4 draws find an endpoint in endpoints
+              to 10.244.1.5:8080: nat-postrouting: masqueraded
+              to 10.244.2.5:8080: nat-postrouting: masqueraded
+              to 10.244.2.6:8080: nat-postrouting: masqueraded
+              to 10.244.3.5:8080: nat-postrouting: masqueraded
+        "#]],
     );
 }
 
@@ -182,12 +185,13 @@ fn s44_policy_local_where_the_endpoint_is() {
         "198.51.100.7",
         "192.0.2.0:80/tcp",
         expect![[r#"
-        198.51.100.7 to 192.0.2.0:80/tcp on n1: forwarded
-          10.244.1.5:8080  it sees the client's address
-        because
-          services: 192.0.2.0:80/tcp is in services
-          pick-1: 1 of 1 draws find an endpoint in endpoints
-    "#]],
+            198.51.100.7 to 192.0.2.0:80/tcp on n1: forwarded
+              10.244.1.5:8080  it sees the client's address
+            because
+              services: 192.0.2.0:80/tcp is in services
+              pick-1: goto pick
+              pick: 1 of 1 draws find an endpoint in endpoints
+        "#]],
     );
 }
 
@@ -251,15 +255,16 @@ fn s06_the_other_family() {
         "fd00:10:244:1::9",
         "[2001:db8::]:53/udp",
         expect![[r#"
-        fd00:10:244:1::9 to [2001:db8::]:53/udp on n1: forwarded
-          [fd00:10:244:1::53]:53  masqueraded: it sees an address of the node
-        because
-          services: [2001:db8::]:53/udp is in services
-          masq-pick-1: marked 0x4000
-          masq-pick-1: goto pick-1
-          pick-1: 1 of 1 draws find an endpoint in endpoints
-          to [fd00:10:244:1::53]:53: nat-postrouting: masqueraded
-    "#]],
+            fd00:10:244:1::9 to [2001:db8::]:53/udp on n1: forwarded
+              [fd00:10:244:1::53]:53  masqueraded: it sees an address of the node
+            because
+              services: [2001:db8::]:53/udp is in services
+              masq-pick-1: marked 0x4000
+              masq-pick-1: goto pick-1
+              pick-1: goto pick
+              pick: 1 of 1 draws find an endpoint in endpoints
+              to [fd00:10:244:1::53]:53: nat-postrouting: masqueraded
+        "#]],
     );
 }
 

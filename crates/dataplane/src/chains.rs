@@ -1,18 +1,14 @@
 //! Which of the shared chains stand, and what `targets` has: every pick chain that stands, and the targets that have none.
 //!
-//! A chain that looks up `endpoints` is dear to make once the map is full: the kernel walks the whole map for each chain
-//! that is bound to it (150 ms at 300,000 endpoints). So those for small counts are made with the table, others when
-//! they are first needed, and what is no longer needed stays, up to a bound, since counts come back.
+//! They are made when they are first needed. What is no longer needed stays, up to a bound, since counts come back.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use portolan_model::Masquerade;
 
 use crate::actual::{Actual, SharedChain};
 use crate::change::Change;
 use crate::ledger::Ledger;
 use crate::step::Limits;
-use crate::target::{Pick, Shared, Side, Target};
+use crate::target::{Shared, Target};
 
 /// Adds to `changes`, which publish and unpublish, the chains and targets that they need and those that are too many. `everything`:
 /// chains that no change leads to are looked at too.
@@ -20,16 +16,10 @@ pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Ve
     let mut needed: BTreeSet<Shared> =
         changes.iter().filter_map(|change| change.leads().1).flat_map(Shared::chains).collect();
     let moved = changes.iter().any(|change| change.leads() != (None, None));
-    if everything {
-        needed.extend(pool(limits));
-        let used = actual.shared.iter().filter(|(_, chain)| chain.uses > 0);
-        needed.extend(used.flat_map(|(shared, _)| shared.chains()));
-    }
-    let dropped = match everything || moved && may_be_too_many(actual, limits, changes) {
-        true => too_many(actual, limits, changes),
-        false => BTreeSet::new(),
-    };
-    needed.retain(|shared| !dropped.contains(shared));
+    let used =
+        (everything || moved && may_be_too_many(actual, limits, changes)).then(|| used(actual, changes));
+    needed.extend(used.iter().flatten().filter(|_| everything));
+    let dropped = used.map_or(BTreeSet::new(), |used| too_many(actual, limits, &used));
     let intact = |shared: &&Shared| actual.shared.get(shared).is_some_and(|chain| chain.intact);
     let missing: Vec<Shared> = needed.iter().filter(|shared| !intact(shared)).copied().collect();
     ledgers(actual, &missing, &dropped, everything, changes);
@@ -74,30 +64,16 @@ fn dispatch(actual: &Actual, target: Target) -> Option<Change> {
     (there != Some(&true)).then_some(change)
 }
 
-/// The chains that stand from the beginning.
-fn pool(limits: &Limits) -> impl Iterator<Item = Shared> {
-    let counts = 1..=limits.pool;
-    counts.flat_map(move |count| Side::ALL.map(|side| Shared::Pick(plain(side, count))))
-}
-
-fn is_pool(shared: Shared, limits: &Limits) -> bool {
-    matches!(shared, Shared::Pick(pick) if pick == plain(pick.side, pick.count) && pick.count <= limits.pool)
-}
-
-fn plain(side: Side, count: u32) -> Pick {
-    Pick { side, masquerade: Masquerade::Never, affine: false, count }
-}
-
 /// A first look, so that a change costs little for all the chains that it has nothing to do with. Each verdict that goes may
 /// leave one more without a use.
 fn may_be_too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> bool {
-    let idle = |(shared, chain): &(&Shared, &SharedChain)| chain.uses == 0 && !is_pool(**shared, limits);
+    let idle = |(_, chain): &(&Shared, &SharedChain)| chain.uses == 0;
     let left = changes.iter().filter(|change| change.leads().0.is_some()).count();
     actual.shared.iter().filter(idle).count() + left > limits.spare
 }
 
-/// Chains without a use when `changes` are written: those that were tampered with, and all when they are many.
-fn too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> BTreeSet<Shared> {
+/// What leads somewhere when `changes` are written.
+fn used(actual: &Actual, changes: &[Change]) -> BTreeSet<Shared> {
     let mut uses: BTreeMap<Shared, i64> =
         actual.shared.iter().map(|(shared, chain)| (*shared, chain.uses.into())).collect();
     for (from, to) in changes.iter().map(Change::leads) {
@@ -105,9 +81,12 @@ fn too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> BTreeSet<Sh
             *uses.entry(shared).or_default() += by;
         }
     }
-    let used = uses.iter().filter(|(_, uses)| **uses > 0).flat_map(|(shared, _)| shared.chains());
-    let stays: BTreeSet<Shared> = used.chain(pool(limits)).collect();
-    let idle = actual.shared.iter().filter(|(shared, chain)| chain.exists && !stays.contains(shared));
+    uses.iter().filter(|(_, uses)| **uses > 0).flat_map(|(shared, _)| shared.chains()).collect()
+}
+
+/// Chains without a use: those that were tampered with, and all when they are many.
+fn too_many(actual: &Actual, limits: &Limits, used: &BTreeSet<Shared>) -> BTreeSet<Shared> {
+    let idle = actual.shared.iter().filter(|(shared, chain)| chain.exists && !used.contains(shared));
     let all = idle.clone().count() > limits.spare;
     idle.filter(|(_, chain)| all || !chain.intact).map(|(shared, _)| *shared).collect()
 }

@@ -79,10 +79,23 @@ struct Walk<'a> {
     /// Where the client sent it; None before DNAT.
     original: Option<SocketAddr>,
     mark: u32,
-    priority: u32,
+    priority: Priority,
     /// What the draws found so far.
     found: Vec<Backend>,
     reasons: Vec<String>,
+}
+
+/// One of so many numbers from the first on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Priority {
+    first: u32,
+    draws: u32,
+}
+
+impl Default for Priority {
+    fn default() -> Self {
+        Priority { first: 0, draws: 1 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +163,7 @@ impl<'a> Walk<'a> {
             is_forwarded: !packet.from_node,
             original: None,
             mark: 0,
-            priority: 0,
+            priority: Priority::default(),
             found: Vec::new(),
             reasons: Vec::new(),
         }
@@ -232,7 +245,11 @@ impl<'a> Walk<'a> {
                 Some(Flow::Next)
             }
             Statement::SetPriority(number) => {
-                self.priority = *number;
+                self.priority = Priority { first: *number, draws: 1 };
+                Some(Flow::Next)
+            }
+            Statement::SetPriorityRandom { modulus, offset } => {
+                self.priority = Priority { first: *offset, draws: *modulus };
                 Some(Flow::Next)
             }
             Statement::SetPriorityFrom { key, map } => self.set_priority(chain, key, map),
@@ -268,7 +285,7 @@ impl<'a> Walk<'a> {
     fn set_priority(&mut self, chain: &Name, key: &[Field], map: &Name) -> Option<Flow> {
         let tables = self.tables;
         let Value::Bytes(number) = &tables.find(map, &self.key(key)?)?.value else { return None };
-        self.priority = u32::from_ne_bytes(number[..].try_into().ok()?);
+        self.priority = Priority { first: u32::from_ne_bytes(number[..].try_into().ok()?), draws: 1 };
         self.found_in(chain, map);
         Some(Flow::Next)
     }
@@ -279,12 +296,13 @@ impl<'a> Walk<'a> {
 
     /// Every draw is tried: those that find an endpoint are done, and if all do, so is the packet.
     fn dnat(&mut self, chain: &Name, key: &[Field], map: &Name, port: Option<u16>) -> Option<Flow> {
-        let (draws, offset) = match key.last()? {
-            Field::Numgen { modulus, offset } => (*modulus, *offset),
-            _ => (1, 0),
+        let Priority { first, draws } = match key.last()? {
+            Field::Numgen { modulus, offset } => Priority { first: *offset, draws: *modulus },
+            Field::Priority => self.priority,
+            _ => Priority::default(),
         };
         let found: Vec<Backend> =
-            (0..draws).filter_map(|draw| self.endpoint(key, map, port, offset + draw)).collect();
+            (0..draws).filter_map(|draw| self.endpoint(key, map, port, first.wrapping_add(draw))).collect();
         let missing = draws as usize - found.len();
         if !found.is_empty() {
             self.note(chain, format!("{} of {draws} draws find an endpoint in {map}", found.len()));
@@ -296,6 +314,7 @@ impl<'a> Walk<'a> {
     fn endpoint(&self, key: &[Field], map: &Name, port: Option<u16>, draw: u32) -> Option<Backend> {
         let atom = |field: &Field| match field {
             Field::Numgen { .. } => Some(Atom::Index(draw)),
+            Field::Priority => Some(Atom::Priority(draw)),
             field => self.atom(field),
         };
         let key = Bytes::concat(&key.iter().map(atom).collect::<Option<Vec<_>>>()?);
@@ -352,7 +371,7 @@ impl<'a> Walk<'a> {
             Field::CtReplySport => Some(Atom::Port(self.destination.port())),
             Field::CtOriginalDport => Some(Atom::Port(self.original.unwrap_or(self.destination).port())),
             Field::Mark => Some(Atom::Mark(self.mark)),
-            Field::Priority => Some(Atom::Priority(self.priority)),
+            Field::Priority => (self.priority.draws == 1).then_some(Atom::Priority(self.priority.first)),
             Field::Iif => self.interface.clone().map(Atom::Interface),
             Field::Numgen { .. } | Field::Oif => None,
         }

@@ -22,7 +22,7 @@ impl Key {
     /// `addr . proto . port . index`: a key of `endpoints`.
     pub fn slot(&self, index: u32) -> Bytes {
         let [address, protocol, port] = self.atoms();
-        Bytes::concat(&[address, protocol, port, Atom::Index(index)])
+        Bytes::concat(&[address, protocol, port, Atom::Priority(index)])
     }
 
     /// `addr . proto . port . addr . port`: a key of `affine`.

@@ -29,15 +29,13 @@ pub struct Limits {
     pub elements: usize,
     /// The same when the table is replaced: a longer wait is better than traffic without rules.
     pub replacement: usize,
-    /// Chains for up to so many endpoints stand from the beginning.
-    pub pool: u32,
     /// How many chains may stand that nothing leads to any more.
     pub spare: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { elements: 2_500, replacement: 40_000, pool: 32, spare: 64 }
+        Limits { elements: 2_500, replacement: 40_000, spare: 64 }
     }
 }
 

@@ -53,6 +53,10 @@ impl Compiler {
                 self.exprs.push(Expr::Immediate { dreg: R0, value: Bytes::new(&number.to_ne_bytes()) });
                 self.exprs.push(Expr::MetaSet { sreg: R0, key: MetaKey::Priority });
             }
+            Statement::SetPriorityRandom { modulus, offset } => {
+                self.exprs.push(Expr::Numgen { dreg: R0, modulus: *modulus, offset: *offset });
+                self.exprs.push(Expr::MetaSet { sreg: R0, key: MetaKey::Priority });
+            }
             Statement::SetPriorityFrom { key, map } => {
                 self.look_up(key, map);
                 self.exprs.push(Expr::MetaSet { sreg: R0, key: MetaKey::Priority });

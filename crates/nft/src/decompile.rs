@@ -59,6 +59,9 @@ fn one(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
         [Expr::Immediate { value, .. }, Expr::MetaSet { .. }, rest @ ..] => {
             (Statement::SetPriority(number(value)?), rest)
         }
+        [Expr::Numgen { modulus, offset, .. }, Expr::MetaSet { .. }, rest @ ..] => {
+            (Statement::SetPriorityRandom { modulus: *modulus, offset: *offset }, rest)
+        }
         [Expr::RejectPortUnreachable, rest @ ..] => (Statement::Reject, rest),
         [Expr::RejectTcpReset, rest @ ..] => (Statement::RejectTcpReset, rest),
         [Expr::Ct { key: CtKey::Status, .. }, Expr::Bitwise { .. }, Expr::Cmp { .. }, rest @ ..] => {

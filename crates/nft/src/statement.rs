@@ -71,6 +71,11 @@ pub enum Statement {
     MarkXor(u32),
     /// `meta priority set <number>`.
     SetPriority(u32),
+    /// `meta priority set numgen random mod <modulus> offset <offset>`.
+    SetPriorityRandom {
+        modulus: u32,
+        offset: u32,
+    },
     /// `meta priority set <key> map @<map>`.
     SetPriorityFrom {
         key: Vec<Field>,

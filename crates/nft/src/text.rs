@@ -246,6 +246,10 @@ impl Statement {
             Statement::MarkOr(bits) => format!("meta mark set meta mark or {bits:#010x}"),
             Statement::MarkXor(bits) => format!("meta mark set meta mark xor {bits:#010x}"),
             Statement::SetPriority(number) => format!("meta priority set {}", Atom::Priority(*number)),
+            Statement::SetPriorityRandom { modulus, offset } => {
+                let random = Field::Numgen { modulus: *modulus, offset: *offset };
+                format!("meta priority set {}", random.text(family))
+            }
             Statement::SetPriorityFrom { key: fields, map } => {
                 format!("meta priority set {} map @{map}", key(fields))
             }

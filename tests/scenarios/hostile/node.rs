@@ -35,7 +35,7 @@ pub struct Node {
 impl Default for Node {
     fn default() -> Node {
         // Small transactions, so that there are several.
-        let limits = Limits { elements: 7, replacement: 10_000, pool: 2, spare: 2 };
+        let limits = Limits { elements: 7, replacement: 10_000, spare: 2 };
         let mut dataplane = Dataplane::with_limits(Settings::default(), limits);
         dataplane.observed(&KernelState::default());
         let mut node = Node {

@@ -60,11 +60,9 @@ pub fn recall(family: Family) -> Rule {
         Family::Ipv4 => {
             let mut key = frontend();
             key.insert(0, Field::Saddr);
-            rule([Statement::SetPriority(0), Statement::Dnat { key, map: AFFINITY.into(), port: None }])
+            rule([Statement::Dnat { key, map: AFFINITY.into(), port: None }])
         }
-        Family::Ipv6 => {
-            rule([Statement::SetPriority(0), Statement::Vmap { key: frontend(), map: RECALL.into() }])
-        }
+        Family::Ipv6 => rule([Statement::Vmap { key: frontend(), map: RECALL.into() }]),
     }
 }
 
@@ -75,8 +73,9 @@ pub fn remember() -> Vec<Rule> {
     each_protocol(&Statement::Vmap { key, map: AFFINE.into() })
 }
 
+/// Priorities have been scratch until here.
 pub fn after_dnat() -> Rule {
-    rule([Statement::CtStatusDnat, jump(REMEMBER)])
+    rule([Statement::CtStatusDnat, Statement::SetPriority(0), jump(REMEMBER)])
 }
 
 /// S41: each new connection of a client begins its time anew.

@@ -97,7 +97,7 @@ fn s41_an_ipv6_frontend_remembers_in_maps_of_its_own() {
         		}
         	}
         	chain recall {
-        		meta priority set none ip6 daddr . meta l4proto . th dport vmap @recall
+        		ip6 daddr . meta l4proto . th dport vmap @recall
         	}
         	chain recall-fd00-10-96--1/tcp/80/8080/9090 {
         		meta l4proto tcp dnat ip6 to ip6 saddr map @affinity-fd00-10-96--1/tcp/80/8080:8080

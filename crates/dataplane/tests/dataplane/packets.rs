@@ -366,7 +366,8 @@ fn a_trace_says_why() {
         services: 172.30.0.11:30080/tcp is in services
         masq-pick-2: marked 0x4000
         masq-pick-2: goto pick-2
-        pick-2: 2 of 2 draws find an endpoint in endpoints
+        pick-2: goto pick
+        pick: 2 of 2 draws find an endpoint in endpoints
         to 10.244.2.5:8080: nat-postrouting: masqueraded
         to 10.244.2.6:8080: nat-postrouting: masqueraded"#]]
     .assert_eq(&trace.reasons.join("\n"));
@@ -405,11 +406,11 @@ fn the_whole_table_as_text() {
         		}
         	}
         	map endpoints {
-        		typeof ip daddr . meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport
+        		type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr . inet_service
         		elements = {
-        			192.0.2.10 . tcp . 80 . 0 : 10.244.1.5 . 8080,
-        			192.0.2.10 . tcp . 80 . 1048576 : 10.244.1.5 . 8080,
-        			192.0.2.10 . tcp . 80 . 1048577 : 10.244.2.5 . 8080,
+        			192.0.2.10 . tcp . 80 . none : 10.244.1.5 . 8080,
+        			192.0.2.10 . tcp . 80 . 10:0 : 10.244.1.5 . 8080,
+        			192.0.2.10 . tcp . 80 . 10:1 : 10.244.2.5 . 8080,
         		}
         	}
         	set fw-allow {
@@ -461,14 +462,17 @@ fn the_whole_table_as_text() {
         		jump mark-nonpods
         		goto cluster-pick-2
         	}
-        	chain cluster-pick-2 {
-        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 offset 1048576 map @endpoints
-        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        	chain cluster-pick {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints
+        		meta priority set 10:0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
         		drop
+        	}
+        	chain cluster-pick-2 {
+        		meta priority set numgen random mod 2 offset 1048576 goto cluster-pick
         	}
         	chain cluster-raced {
         		jump mark-nonpods
-        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 offset 1048576 map @endpoints comment "raced with a commit"
+        		meta priority set 10:0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
         		drop
         	}
         	chain cluster-services {
@@ -481,7 +485,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-input {
         		type nat hook input priority 100
-        		ct status dnat jump remember
+        		ct status dnat meta priority set none jump remember
         	}
         	chain nat-output {
         		type nat hook output priority -100
@@ -491,7 +495,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-postrouting {
         		type nat hook postrouting priority 100
-        		ct status dnat jump remember
+        		ct status dnat meta priority set none jump remember
         		meta mark & 0x00004000 == 0x00004000 meta mark set meta mark xor 0x00004000 masquerade fully-random
         		ip saddr . ip daddr @hairpin masquerade fully-random
         	}
@@ -501,18 +505,21 @@ fn the_whole_table_as_text() {
         		ip saddr 10.244.0.0/16 jump cluster-services
         		jump services
         	}
-        	chain pick-1 {
-        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
-        		dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
+        	chain pick {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints
+        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
         		drop
+        	}
+        	chain pick-1 {
+        		meta priority set numgen random mod 1 goto pick
         	}
         	chain raced {
         		jump mark-nonpods
-        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints comment "raced with a commit"
+        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
         		reject
         	}
         	chain recall {
-        		meta priority set none dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
+        		dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
         	}
         	chain refuse {
         		reject

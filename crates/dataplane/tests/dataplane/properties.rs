@@ -10,7 +10,7 @@ use portolan_nft::{Atom, Bytes, Element, KeyType, Name, Table, Value, Verdict};
 
 /// Small transactions, so that every boundary between two of them is met.
 fn new(settings: Settings) -> Dataplane {
-    Dataplane::with_limits(settings, Limits { elements: 5, replacement: 10_000, pool: 2, spare: 2 })
+    Dataplane::with_limits(settings, Limits { elements: 5, replacement: 10_000, spare: 2 })
 }
 
 fn restarted(wish: &Wish, kernel: &Kernel) -> Dataplane {
@@ -133,10 +133,10 @@ fn contents(table: &Table) -> (BTreeSet<String>, Endpoints) {
 }
 
 fn endpoint_key(table: &Table, element: &Element) -> (Vec<Atom>, u32) {
-    let types = [KeyType::Address, KeyType::Protocol, KeyType::Port, KeyType::Index];
+    let types = [KeyType::Address, KeyType::Protocol, KeyType::Port, KeyType::Priority];
     let mut atoms = element.key.atoms(table.id.family, &types).unwrap();
     match atoms.pop() {
-        Some(Atom::Index(index)) => (atoms, index),
+        Some(Atom::Priority(index)) => (atoms, index),
         other => panic!("{other:?}"),
     }
 }

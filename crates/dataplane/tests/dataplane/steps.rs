@@ -51,18 +51,21 @@ fn an_endpoint_replaced_in_place() {
     );
 }
 
-/// A chain that marks costs nothing; one that looks up `endpoints` is there from the beginning.
+/// Chains that mark or say which index cost nothing; those that look up `endpoints` are there from the beginning.
 #[test]
 fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
     check(
         &[1, 2],
         Some(&[1, 2, 3]),
         expect![[r#"
+            add chain pick-3
             add chain masq-pick-3
+            flush chain pick-3
+            add rule to chain pick-3
             flush chain masq-pick-3
             add rule to chain masq-pick-3
             add rule to chain masq-pick-3
-            add 1 elements to set targets
+            add 2 elements to set targets
             add 1 elements to set endpoints
             delete 1 elements of set services
             add 1 elements to set services
@@ -72,17 +75,43 @@ fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
         &[1, 2, 3],
         Some(&[1, 3]),
         expect![[r#"
+            add chain pick-2
             add chain masq-pick-2
+            flush chain pick-2
+            add rule to chain pick-2
             flush chain masq-pick-2
             add rule to chain masq-pick-2
             add rule to chain masq-pick-2
-            add 1 elements to set targets
+            add 2 elements to set targets
             delete 1 elements of set endpoints
             add 1 elements to set endpoints
             delete 1 elements of set services
             add 1 elements to set services
             delete 1 elements of set endpoints
         "#]],
+    );
+}
+
+/// However large the count.
+#[test]
+fn one_more_of_many() {
+    let hosts: Vec<u8> = (1..=66).collect();
+    check(
+        &hosts[..65],
+        Some(&hosts),
+        expect![[r#"
+        add chain pick-66
+        add chain masq-pick-66
+        flush chain pick-66
+        add rule to chain pick-66
+        flush chain masq-pick-66
+        add rule to chain masq-pick-66
+        add rule to chain masq-pick-66
+        add 2 elements to set targets
+        add 1 elements to set endpoints
+        delete 1 elements of set services
+        add 1 elements to set services
+    "#]],
     );
 }
 

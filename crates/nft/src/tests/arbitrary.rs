@@ -181,7 +181,7 @@ fn fields(u: Input) -> Result<Vec<Field>> {
 }
 
 pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
-    Ok(match u.int_in_range(0..=17)? {
+    Ok(match u.int_in_range(0..=18)? {
         0 => {
             let field = field(u)?;
             let value = atom(u, family, field.key_type())?;
@@ -212,6 +212,7 @@ pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
         13 => Statement::Counter,
         14 => Statement::IifPrefix(Name::from(*u.choose(&["v", "cali", "a14byteslong14"])?)),
         15 => Statement::SetPriority(u.arbitrary()?),
+        17 => Statement::SetPriorityRandom { modulus: u.arbitrary()?, offset: u.arbitrary()? },
         16 => Statement::SetPriorityFrom { key: fields(u)?, map: name(u)? },
         _ => Statement::Update {
             set: name(u)?,

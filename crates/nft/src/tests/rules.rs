@@ -174,12 +174,18 @@ fn a_number_from_one_map_leads_through_another() {
     );
     check(
         TableFamily::Ip6,
-        vec![Statement::SetPriority(0), Statement::SetPriority(0x1_000a)],
+        vec![
+            Statement::SetPriority(0),
+            Statement::SetPriority(0x1_000a),
+            Statement::SetPriorityRandom { modulus: 3, offset: 0x10_0000 },
+        ],
         expect![[r#"
-            meta priority set none meta priority set 1:a
+            meta priority set none meta priority set 1:a meta priority set numgen random mod 3 offset 1048576
               Immediate { dreg: Reg(0), value: 0x00000000 }
               MetaSet { sreg: Reg(0), key: Priority }
               Immediate { dreg: Reg(0), value: 0x0a000100 }
+              MetaSet { sreg: Reg(0), key: Priority }
+              Numgen { dreg: Reg(0), modulus: 3, offset: 1048576 }
               MetaSet { sreg: Reg(0), key: Priority }
         "#]],
     );
