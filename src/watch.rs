@@ -1,7 +1,7 @@
 //! kube watchers -> [`index::Change`](portolan_index::Change): one task per kind, each retrying for ever.
 //!
 //! ```text
-//!   API server ──list, watch──> task per Kind ──Object::from──> mpsc<Change> ──> Index (its owner)
+//!   API server ──list, watch──> task per Kind ──Object──> mpsc<Change> ──> Index (its owner)
 //! ```
 //!
 //! A list is sent as one `Replace` when it is complete, and only then: an API server that is away, or goes away in
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -27,11 +28,13 @@ use portolan_api::{Advertisement, BGPPeer, IPAddressPool, IPAllocation};
 use portolan_index::{Change, Key, Kind, Object};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
 use crate::metrics::api_requests::Counting;
 
+mod frames;
+mod protobuf;
 pub mod trimmed;
 
 use trimmed::Trimmed;
@@ -151,35 +154,101 @@ fn selection(kind: Kind, proxy_name: Option<&str>) -> watcher::Config {
     }
 }
 
-/// Streams the initial list where the server does that, and fetches it in pages of 500 where it does not: while a list is
-/// awaited, each failure has the other way tried next.
+/// What a way of watching tells, in the words of kube's watcher.
+type Events = BoxStream<'static, watcher::Result<Event<Object>>>;
+
+/// How a list and its watch are asked for, the least work first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// The list as events of the watch, all in protobuf.
+    Streamed,
+    /// The list in pages, the watch after it.
+    Paged,
+    /// As the first, in JSON.
+    StreamedJson,
+    /// As the second, in JSON.
+    PagedJson,
+}
+
+impl Way {
+    fn all(kind: Kind) -> &'static [Way] {
+        match portolan_index::protobuf::reads(kind) {
+            true => &[Way::Streamed, Way::Paged, Way::StreamedJson, Way::PagedJson],
+            false => &[Way::StreamedJson, Way::PagedJson],
+        }
+    }
+}
+
+/// Goes the first way that the server knows: while a list is awaited, a failure that may be the way's has the next one tried.
 async fn run<K>(
     client: Client,
     kind: Kind,
     config: watcher::Config,
     changes: mpsc::Sender<Change>,
-    object: impl Fn(K) -> Object,
+    object: impl Fn(K) -> Object + Copy + Send + 'static,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    let open = |way| {
+        let (client, config) = (client.clone(), config.clone());
+        match way {
+            Way::Streamed => protobuf::watch(client, kind, K::url_path(&(), None), config.streaming_lists()),
+            Way::Paged => protobuf::watch(client, kind, K::url_path(&(), None), config),
+            Way::StreamedJson => in_json(client, config.streaming_lists(), object),
+            Way::PagedJson => in_json(client, config, object),
+        }
+    };
     let mut feed = Feed { kind, list: None, listed: false, trouble: None, pause: RETRY_FIRST, changes };
-    let ways = [config.clone().streaming_lists(), config];
-    for config in ways.iter().cycle() {
-        let mut events = std::pin::pin!(watcher::watcher(Api::<K>::all(client.clone()), config.clone()));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => feed.event(event, &object).await,
-                Err(error) if cannot_stream(&error) => break,
-                Err(error) => {
-                    feed.failed(&error).await;
-                    tokio::time::sleep(feed.next_pause()).await;
-                    if feed.awaits_list() {
-                        break;
-                    }
-                }
-            }
+    let mut ways = Way::all(kind).iter().cycle();
+    let mut way = ways.next();
+    while let Some(this) = way {
+        if feed.follow(open(*this)).await == Next::OtherWay {
+            way = ways.next();
         }
     }
+}
+
+fn in_json<K>(
+    client: Client,
+    config: watcher::Config,
+    object: impl Fn(K) -> Object + Send + 'static,
+) -> Events
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let decoded = move |event| match event {
+        Event::Init => Event::Init,
+        Event::InitApply(each) => Event::InitApply(object(each)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(each) => Event::Apply(object(each)),
+        Event::Delete(each) => Event::Delete(object(each)),
+    };
+    watcher::watcher(Api::<K>::all(client), config).map_ok(decoded).boxed()
+}
+
+/// The server does not know the way, or what came by it could not be read; nothing else is wrong.
+fn is_no_way(error: &watcher::Error) -> bool {
+    let is_unreadable = match error {
+        watcher::Error::WatchFailed(kube::Error::ReadEvents(error))
+        | watcher::Error::InitialListFailed(kube::Error::ReadEvents(error)) => {
+            error.kind() == std::io::ErrorKind::InvalidData
+        }
+        _ => false,
+    };
+    let is_refused = status(error).is_some_and(|status| matches!(status.code, 406 | 415));
+    is_unreadable || is_refused || cannot_stream(error)
+}
+
+/// Whether the server would have failed us whichever way we came: it is away or busy, does not know us or the kind, or has
+/// forgotten what we ask for.
+fn is_whichever_way(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(_))
+        | watcher::Error::InitialListFailed(kube::Error::Api(_)) => {}
+        watcher::Error::WatchStartFailed(_) | watcher::Error::InitialListFailed(_) => return true,
+        _ => {}
+    }
+    status(error).is_some_and(|status| matches!(status.code, 401 | 403 | 404 | 410 | 429 | 503))
 }
 
 /// What servers say whose WatchList feature is off, or whose etcd is too old for it (3.4 before 3.4.31).
@@ -212,22 +281,52 @@ struct Feed {
     changes: mpsc::Sender<Change>,
 }
 
+/// What is to be done after a way ended.
+#[derive(Debug, PartialEq)]
+enum Next {
+    SameWay,
+    OtherWay,
+}
+
 impl Feed {
-    async fn event<K: Resource<DynamicType = ()>>(&mut self, event: Event<K>, object: &impl Fn(K) -> Object) {
+    /// Passes on what comes until a new list must be asked for.
+    async fn follow(&mut self, mut events: Events) -> Next {
+        while let Some(event) = events.next().await {
+            let error = match event {
+                Ok(event) => {
+                    self.event(event).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if is_no_way(&error) {
+                debug!(kind = self.kind.name(), error = chain(&error), "watching another way");
+                return Next::OtherWay;
+            }
+            self.failed(&error).await;
+            tokio::time::sleep(self.next_pause()).await;
+            if self.awaits_list() {
+                return if is_whichever_way(&error) { Next::SameWay } else { Next::OtherWay };
+            }
+        }
+        Next::SameWay
+    }
+
+    async fn event(&mut self, event: Event<Object>) {
         match event {
             // Said before the server was asked when lists come in pages: no sign of health.
             Event::Init => {
                 self.list = Some(Vec::new());
                 return;
             }
-            Event::InitApply(each) => self.list.get_or_insert_default().push(object(each)),
+            Event::InitApply(each) => self.list.get_or_insert_default().push(each),
             Event::InitDone => {
                 let list = self.list.take().unwrap_or_default();
                 self.listed = true;
                 self.send(Change::Replace(self.kind, list)).await;
             }
-            Event::Apply(each) => self.send(Change::Apply(object(each))).await,
-            Event::Delete(each) => self.send(Change::Delete(self.kind, Key::of(each.meta()))).await,
+            Event::Apply(each) => self.send(Change::Apply(each)).await,
+            Event::Delete(each) => self.send(Change::Delete(self.kind, each.key().clone())).await,
         }
         self.pause = RETRY_FIRST;
         if self.trouble.take().is_some() {
@@ -356,8 +455,9 @@ mod tests {
         (feed, receiver)
     }
 
-    fn node(name: &str) -> Node {
-        serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a Node")
+    fn node(name: &str) -> Object {
+        let node: Node = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a Node");
+        node.into()
     }
 
     fn api_error(code: u16, message: &str) -> watcher::Error {
@@ -392,11 +492,11 @@ mod tests {
             Event::InitApply(node("b")),
             Event::InitApply(node("c")),
         ] {
-            feed.event(event, &Object::from).await;
+            feed.event(event).await;
         }
         feed.failed(&api_error(500, "away")).await;
         assert!(changes.try_recv().is_err());
-        feed.event(Event::<Node>::InitDone, &Object::from).await;
+        feed.event(Event::InitDone).await;
         let Ok(Change::Replace(Kind::Node, list)) = changes.try_recv() else { panic!("a complete list") };
         assert_eq!(list.iter().map(|object| &*object.key().name).collect::<Vec<_>>(), ["b", "c"]);
     }
@@ -421,11 +521,11 @@ mod tests {
     async fn pauses_grow_and_a_list_begun_is_no_sign_of_health() {
         let (mut feed, _changes) = feed();
         for _ in 0..10 {
-            feed.event(Event::<Node>::Init, &Object::from).await;
+            feed.event(Event::Init).await;
             assert!(feed.next_pause() <= RETRY_LONGEST);
         }
         assert_eq!(feed.pause, RETRY_LONGEST);
-        feed.event(Event::<Node>::InitDone, &Object::from).await;
+        feed.event(Event::InitDone).await;
         assert_eq!(feed.pause, RETRY_FIRST);
     }
 

@@ -6,16 +6,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use k8s_openapi::api::core::v1::ConfigMap;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
+use kube::client::Body;
 use kube::config::Kubeconfig;
 use portolan::config::{Config, NodeRoutes};
 use portolan::watch;
-use portolan_index::{Change, Dirty, Index, Kind};
+use portolan_index::{Change, Dirty, Index, Kind, Object, protobuf};
 use portolan_lab::product::NAMESPACE;
 use portolan_lab::testing::in_lab;
 use portolan_lab::{Lab, wait_for};
 use portolan_model::{ServiceId, Snapshot};
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -321,6 +326,149 @@ fn a2_a56_the_watches_sync_follow_and_outlive_an_outage() {
         lab.kubectl(&["delete", "ippool", "watched"]).await?;
         let gone = |s: &Snapshot| !s.services.contains_key(&watched) && !s.pools.contains_key("watched");
         view.until("deletions are seen", |_| true, gone).await?;
+        Ok(())
+    });
+}
+
+const IN_BOTH_ENCODINGS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata:
+  name: full
+  labels: { app: full, empty: "" }
+  annotations: { portolan.dev/ips: "192.0.2.300, 2001:db8::1", portolan.dev/pool: "a, b" }
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: PreferDualStack
+  externalIPs: [198.51.100.1, 198.51.100.2]
+  loadBalancerClass: example.com/class
+  loadBalancerIP: 192.0.2.7
+  loadBalancerSourceRanges: [10.0.0.0/8, "2001:db8::/32"]
+  externalTrafficPolicy: Local
+  internalTrafficPolicy: Local
+  sessionAffinity: ClientIP
+  sessionAffinityConfig: { clientIP: { timeoutSeconds: 77 } }
+  selector: { app: full }
+  ports:
+  - { name: http, port: 80, targetPort: http, nodePort: 30080, appProtocol: http }
+  - { name: dns, port: 53, protocol: UDP }
+  - { name: sctp, port: 132, protocol: SCTP }
+---
+{ apiVersion: v1, kind: Service, metadata: { name: least }, spec: { ports: [{ port: 80 }] } }
+---
+{ apiVersion: v1, kind: Service, metadata: { name: elsewhere }, spec: { type: ExternalName, externalName: example.com } }
+---
+{ apiVersion: v1, kind: Service, metadata: { name: headless }, spec: { clusterIP: None, ports: [{ port: 80 }] } }
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: full
+  labels: { kubernetes.io/service-name: full }
+  annotations: { endpoints.kubernetes.io/last-change-trigger-time: "2026-01-02T03:04:05.678901234Z" }
+addressType: IPv4
+endpoints:
+- addresses: [10.244.1.5]
+  conditions: { ready: false, serving: true, terminating: true }
+  nodeName: n1
+  zone: west
+  hostname: full-0
+  targetRef: { kind: Pod, name: full-0 }
+  hints: { forZones: [{ name: west }, { name: east }], forNodes: [{ name: n1 }] }
+- { addresses: [10.244.2.5], conditions: { ready: true } }
+- { addresses: [10.244.2.6], hints: {} }
+ports:
+- { name: http, port: 8080 }
+- { name: "", port: 53, protocol: UDP }
+- { name: unset }
+---
+{ apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: { name: least }, addressType: IPv6, endpoints: [] }
+---
+apiVersion: v1
+kind: Node
+metadata: { name: full, labels: { topology.kubernetes.io/zone: west } }
+spec:
+  podCIDRs: [10.250.1.0/24, "fd00:250::/64"]
+  taints: [{ key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule, value: now }]
+---
+{ apiVersion: v1, kind: Node, metadata: { name: least } }
+"#;
+
+/// What else stands in `status`, which only its own resource takes.
+const STATUS: [(&str, &str, &str); 2] = [
+    (
+        "service",
+        "full",
+        r#"{"status": {
+            "loadBalancer": {"ingress": [{"ip": "192.0.2.9", "ipMode": "Proxy"}, {"ip": "192.0.2.8"}, {"hostname": "example.com"}]},
+            "conditions": [
+                {"type": "portolan.dev/Allocated", "status": "False", "reason": "Why", "message": "so", "observedGeneration": 3,
+                 "lastTransitionTime": "2026-01-02T03:04:05Z"},
+                {"type": "other", "status": "True", "reason": "Why", "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"}
+            ]}}"#,
+    ),
+    (
+        "node",
+        "full",
+        r#"{"status": {
+            "addresses": [{"type": "InternalIP", "address": "172.30.0.99"}, {"type": "ExternalIP", "address": "2001:db8::99"},
+                {"type": "Hostname", "address": "full"}],
+            "conditions": [{"type": "NetworkUnavailable", "status": "True", "reason": "Why", "message": "so"}],
+            "images": [{"names": ["example.com/image"], "sizeBytes": 7}], "capacity": {"cpu": "2"}}}"#,
+    ),
+];
+
+async fn answer(lab: &Lab, path: &str, accept: &'static str) -> anyhow::Result<Bytes> {
+    let request = http::Request::get(path).header(http::header::ACCEPT, accept).body(Body::empty())?;
+    let answer = lab.client().send(request).await?;
+    ensure!(answer.status().is_success(), "{path}: {}", answer.status());
+    let content_type = answer.headers().get(http::header::CONTENT_TYPE).context("a content type")?;
+    ensure!(content_type.to_str()?.starts_with(accept), "{path}: {content_type:?}");
+    Ok(answer.into_body().collect().await?.to_bytes())
+}
+
+/// Every object of a path in both encodings; returns how many there are.
+async fn compare(lab: &Lab, kind: Kind, path: &str) -> anyhow::Result<usize> {
+    // The kubelets and leaders may write between the two.
+    wait_for(path, WITHIN, async || {
+        let list = answer(lab, path, "application/json").await?;
+        let list: serde_json::Value = serde_json::from_slice(&list)?;
+        let listed = list["items"].as_array().context("a list")?;
+        let in_json: anyhow::Result<Vec<Object>> = listed.iter().map(|item| in_json(kind, item)).collect();
+        let in_json = in_json?;
+        let body = answer(lab, path, "application/vnd.kubernetes.protobuf").await?;
+        let page = protobuf::page(kind, body)?;
+        let count = in_json.len();
+        let (in_json, in_protobuf) = (format!("{in_json:#?}"), format!("{:#?}", page.objects));
+        Ok(if in_json == in_protobuf { Ok(count) } else { Err(format!("{in_json}\n{in_protobuf}")) })
+    })
+    .await
+}
+
+fn in_json(kind: Kind, item: &serde_json::Value) -> anyhow::Result<Object> {
+    Ok(match kind {
+        Kind::Service => Service::deserialize(item)?.into(),
+        Kind::EndpointSlice => EndpointSlice::deserialize(item)?.into(),
+        Kind::Node => Node::deserialize(item)?.into(),
+        other => anyhow::bail!("{other} objects are not read in protobuf"),
+    })
+}
+
+#[test]
+fn s14_an_object_means_the_same_in_protobuf_and_in_json() {
+    in_lab("s14_an_object_means_the_same_in_protobuf_and_in_json", async |lab| {
+        let file = manifest_file(lab, "encodings.yaml", IN_BOTH_ENCODINGS)?;
+        lab.kubectl(&["apply", "-f", &file]).await?;
+        for (kind, name, status) in STATUS {
+            let patch = ["patch", kind, name, "--subresource=status", "--type=merge", "-p", status];
+            lab.kubectl(&patch).await?;
+        }
+        let services = compare(lab, Kind::Service, "/api/v1/namespaces/default/services").await?;
+        let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+        let slices = compare(lab, Kind::EndpointSlice, slices).await?;
+        let nodes = compare(lab, Kind::Node, "/api/v1/nodes").await?;
+        ensure!(services >= 5 && slices >= 2 && nodes >= 3, "{services} {slices} {nodes}");
+        lab.kubectl(&["delete", "-f", &file]).await?;
         Ok(())
     });
 }

@@ -21,6 +21,7 @@ mod names;
 mod node;
 mod policy;
 mod problems;
+pub mod protobuf;
 mod service;
 mod slice;
 mod slices;
