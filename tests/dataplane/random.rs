@@ -23,6 +23,8 @@ use super::{CLIENT, CLIENT6, NODE, PODS, PODS6, Site, at, balance, on_site, plan
 const BUDGET_MS: u64 = 12_000;
 /// Long enough for an answer between namespaces of one machine.
 const SILENCE: Duration = Duration::from_millis(400);
+/// For an answer, or a refusal: on a loaded machine a hundred at once take seconds.
+const PATIENCE: Duration = Duration::from_secs(15);
 const SERVICES: [&str; 3] = ["a", "b", "c"];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 /// Datagrams until one is answered: TCP repeats its own, for the kernel does not send every ICMP error.
@@ -180,7 +182,7 @@ fn is_remembered(is: &Outcome, wanted: &Outcome) -> bool {
 /// What happens.
 async fn seen(ns: &Namespace, packet: &Packet, expected: &Outcome) -> Seen {
     let silent = matches!(expected, Outcome::Drop | Outcome::Pass);
-    let patience = if silent { SILENCE } else { probe::PATIENCE };
+    let patience = if silent { SILENCE } else { PATIENCE };
     let answer = match packet.protocol {
         Protocol::Udp => datagrams(ns, packet.destination, patience / DATAGRAMS as u32).await,
         _ => probe::tcp_within(ns, packet.destination, patience).await,

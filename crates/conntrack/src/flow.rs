@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::netlink::{Attributes, Writer, flag, msg};
+use portolan_netlink::{Attributes, Writer, flag, nfnetlink};
+
+use crate::answer::{SUBSYSTEM, msg};
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -37,7 +39,7 @@ pub struct Tuple {
 /// Asks for all entries of a protocol in the family of `any` address.
 pub fn dump(any: IpAddr, protocol: u8, seq: u32) -> Vec<u8> {
     let mut w = Writer::default();
-    w.message(msg::GET, flag::DUMP, seq, nfproto(any), |w| {
+    w.message(SUBSYSTEM | msg::GET, flag::DUMP, seq, &nfnetlink(nfproto(any), 0), |w| {
         w.nest(TUPLE_ORIG, |w| w.nest(2, |w| w.bytes(1, &[protocol])));
         w.nest(FILTER, |w| w.bytes(1, &BY_PROTOCOL.to_ne_bytes()));
     });
@@ -51,7 +53,8 @@ pub fn delete(flows: &[Flow], first_seq: u32) -> Vec<u8> {
     for (at, flow) in flows.iter().enumerate() {
         let flags = if at + 1 == flows.len() { flag::ACK } else { 0 };
         let seq = first_seq.wrapping_add(at as u32);
-        w.message(msg::DELETE, flags, seq, nfproto(flow.original.dst.ip()), |w| {
+        let header = nfnetlink(nfproto(flow.original.dst.ip()), 0);
+        w.message(SUBSYSTEM | msg::DELETE, flags, seq, &header, |w| {
             w.nest(TUPLE_ORIG, |w| flow.original.write(w, flow.protocol));
             w.bytes(ID, &flow.id);
             if flow.zone != 0 {
@@ -129,7 +132,7 @@ mod tests {
     /// A message as the kernel writes it into a dump.
     fn entry(flow: &Flow, seq: u32) -> Vec<u8> {
         let mut w = Writer::default();
-        w.message(msg::NEW, 0, seq, 2, |w| {
+        w.message(SUBSYSTEM | msg::NEW, 0, seq, &nfnetlink(2, 0), |w| {
             w.nest(TUPLE_ORIG, |w| flow.original.write(w, flow.protocol));
             w.nest(TUPLE_REPLY, |w| flow.reply.write(w, flow.protocol));
             w.bytes(3, &[0, 0, 1, 0x8e]);

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::netlink::{Attributes, End, Message, Writer, flag, messages};
+use portolan_netlink::{Attributes, End, Message, Writer, flag, messages, nfnetlink};
 
 /// `GENL_ID_CTRL`.
 const CONTROLLER: u16 = 16;
@@ -123,21 +123,21 @@ pub fn delete_link(index: u32, seq: u32) -> Vec<u8> {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     let mut w = Writer::default();
-    w.any(DELETE_LINK, flag::ACK, seq, &header, |_| {});
+    w.message(DELETE_LINK, flag::ACK, seq, &header, |_| {});
     w.0
 }
 
 fn request(kind: u16, command: u8, flags: u16, seq: u32, f: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut w = Writer::default();
     // struct genlmsghdr: command, version (both controller's and IPVS's are 1)
-    w.any(kind, flags, seq, &[command, 1, 0, 0], f);
+    w.message(kind, flags, seq, &[command, 1, 0, 0], f);
     w.0
 }
 
 fn set_request(command: u16, flags: u16, seq: u32, f: impl FnOnce(&mut Writer)) -> Vec<u8> {
     const PROTOCOL: u16 = 1;
     let mut w = Writer::default();
-    w.any(SETS | command, flags, seq, &[AF_INET as u8, 0, 0, 0], |w| {
+    w.message(SETS | command, flags, seq, &nfnetlink(AF_INET as u8, 0), |w| {
         w.bytes(PROTOCOL, &[SETS_PROTOCOL]);
         f(w);
     });
@@ -153,7 +153,7 @@ fn content(message: &Message) -> Content {
     match message.end() {
         Some(End::Ack) => Content::Ack,
         Some(End::Done) => Content::Done,
-        Some(End::Error(errno)) => Content::Error(errno),
+        Some(End::Error { errno, .. }) => Content::Error(errno),
         None => object(message).unwrap_or(Content::Other),
     }
 }

@@ -9,10 +9,10 @@
 //!
 //! Knows neither Kubernetes nor sockets. Which entries are to go is decided elsewhere.
 
+mod answer;
 mod flow;
 pub mod ipvs;
-mod netlink;
 pub mod sysctl;
 
+pub use answer::{Answer, Content, answers};
 pub use flow::{Flow, Tuple, delete, dump};
-pub use netlink::{Answer, Content, answers};

@@ -1,6 +1,8 @@
 //! Commands to the bytes of one transaction.
 
-use crate::netlink::{SUBSYSTEM, Writer, flag, msg};
+use portolan_netlink::{Writer, flag, nfnetlink};
+
+use crate::netlink::{SUBSYSTEM, msg};
 use crate::wire::millis;
 use crate::{Base, ChainKind, Command, Element, Hook, Name, Range, Rule, TableId, Value, userdata};
 
@@ -25,7 +27,7 @@ impl Batch {
     pub fn new(table: &TableId, commands: &[Command], generation: Option<u32>) -> Batch {
         let mut encoder =
             Encoder { table, out: Writer::default(), commands: Vec::new(), command: 0, last: 0 };
-        encoder.out.message(BEGIN, 0, 0, 0, SUBSYSTEM, |w| {
+        encoder.out.message(BEGIN, 0, 0, &nfnetlink(0, SUBSYSTEM), |w| {
             if let Some(generation) = generation {
                 w.u32(1, generation);
             }
@@ -65,7 +67,7 @@ impl Encoder<'_> {
         let seq = self.commands.len() as u32;
         let family = self.table.family.number();
         let table = &self.table.name;
-        self.out.message(SUBSYSTEM << 8 | kind as u16, flags, seq, family, 0, |w| {
+        self.out.message(SUBSYSTEM << 8 | kind as u16, flags, seq, &nfnetlink(family, 0), |w| {
             w.text(1, table);
             f(w);
         });
@@ -78,7 +80,7 @@ impl Encoder<'_> {
             self.out.0[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
         }
         let seq = self.commands.len() as u32 + 1;
-        self.out.message(END, 0, seq, 0, SUBSYSTEM, |_| {});
+        self.out.message(END, 0, seq, &nfnetlink(0, SUBSYSTEM), |_| {});
         Batch { bytes: self.out.0, commands: self.commands }
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::netlink::{Attributes, Writer};
 use crate::wire::millis;
 use crate::{KeyType, Set, TableFamily, ValueType, userdata};
+use portolan_netlink::{Attributes, Writer};
 
 /// `enum nft_set_flags`.
 mod flag {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::netlink::{Attributes, SUBSYSTEM, Writer, flag, msg};
+use portolan_netlink::{Attributes, Writer, flag, nfnetlink};
+
+use crate::netlink::{SUBSYSTEM, msg};
 use crate::{
     Base, Bytes, ChainKind, Dumped, DumpedChain, DumpedRule, Element, Expr, Extra, Hook, Name, Range, Set,
     TableId, Value, Verdict, userdata,
@@ -37,7 +39,8 @@ impl Request {
             Request::Elements(_) => (msg::GETSETELEM, flag::DUMP),
         };
         let mut w = Writer::default();
-        w.message(SUBSYSTEM << 8 | kind as u16, flags, seq, table.family.number(), 0, |w| {
+        let header = nfnetlink(table.family.number(), 0);
+        w.message(SUBSYSTEM << 8 | kind as u16, flags, seq, &header, |w| {
             if *self != Request::Generation {
                 w.text(1, &table.name);
             }

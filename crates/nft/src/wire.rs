@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::netlink::{Attributes, Writer};
 use crate::{Bytes, CmpOp, CtKey, Expr, MetaKey, Name, PayloadBase, Reg, TableFamily, Verdict};
+use portolan_netlink::{Attributes, Writer};
 
 /// NF_NAT_RANGE_PROTO_RANDOM_FULLY.
 const FULLY_RANDOM: u32 = 1 << 4;

@@ -55,7 +55,7 @@ fn s74_requests_as_the_headers_have_them() {
 /// A message as the kernel writes it.
 fn told(kind: u16, command: u8, seq: u32, f: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut w = Writer::default();
-    w.any(kind, 0, seq, &[command, 1, 0, 0], f);
+    w.message(kind, 0, seq, &[command, 1, 0, 0], f);
     w.0
 }
 
@@ -93,7 +93,7 @@ fn s74_other_answers() {
     let number = told(16, 1, 1, |w| w.bytes(1, &[0x22, 0]));
     let set = told(0x607, 2, 1, |w| w.bytes(2, b"KUBE-LOOP-BACK\0"));
     let mut refused = Writer::default();
-    refused.any(2, 0, 1, &(-2i32).to_ne_bytes(), |_| {});
+    refused.message(2, 0, 1, &(-2i32).to_ne_bytes(), |_| {});
     let read: Vec<Content> =
         answers(&[number, set, refused.0].concat()).map(|answer| answer.content).collect();
     assert_eq!(read, [Content::Family(0x22), Content::Set("KUBE-LOOP-BACK".into()), Content::Error(2)]);

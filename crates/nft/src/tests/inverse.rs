@@ -1,7 +1,7 @@
 use arbtest::arbtest;
+use portolan_netlink::{Attributes, Writer};
 
 use super::arbitrary;
-use crate::netlink::{Attributes, Writer};
 use crate::{
     Batch, Bytes, Command, Content, Dumped, DumpedRule, Element, Expr, Request, Rule, Set, Statement, Table,
     TableFamily, TableId, generation, messages,
@@ -196,24 +196,6 @@ fn s12_long_lists_are_split_below_64_kib() {
     });
     assert!(longest.max() < Some(64 << 10));
     assert_eq!(read(&table(TableFamily::Ip), &batch.bytes).elements["s"], elements);
-}
-
-#[test]
-fn errors_bring_the_kernels_sentence() {
-    // struct nlmsgerr with NLM_F_CAPPED | NLM_F_ACK_TLVS and NLMSGERR_ATTR_MSG
-    let mut bytes = vec![0u8; 16];
-    bytes[4..6].copy_from_slice(&2u16.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&0x300u16.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&42u32.to_ne_bytes());
-    bytes.extend((-17i32).to_ne_bytes());
-    bytes.extend([0; 16]);
-    let mut w = Writer(bytes);
-    w.text(1, "no");
-    let len = w.0.len() as u32;
-    w.0[..4].copy_from_slice(&len.to_ne_bytes());
-    let all: Vec<_> = messages(&w.0).collect();
-    let content = Content::Error { errno: 17, text: Some("no") };
-    assert_eq!(all, [crate::Message { seq: 42, content }]);
 }
 
 #[test]
