@@ -5,33 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
-use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate};
-use portolan_model::{
-    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
-    ServiceId, ServicePlan,
-};
+use portolan_dataplane::{Dataplane, Outcome, Settings, evaluate};
+use portolan_model::{Address, Detector, Family, Forwarding, Frontend, Protocol, ServiceId, ServicePlan};
 use portolan_nft::{Atom, Bytes, Element, Extra, Table, Value};
 
 use crate::kernel::Kernel;
+use crate::plans::{CLIENT, POD, affine, packet, same};
 
 const A: &str = "10.244.1.5:80";
 const B: &str = "10.244.2.5:80";
 const VIP: &str = "10.96.0.1:80";
-const CLIENT: &str = "198.51.100.7";
-const POD: &str = "10.244.1.9";
-
-pub fn affine(seconds: u64, backends: &[&str]) -> Action {
-    Action::Balance(Balance {
-        backends: backends.iter().map(|backend| backend.parse().unwrap()).collect(),
-        affinity: (seconds > 0).then(|| Duration::from_secs(seconds)),
-        masquerade: Masquerade::NonPods,
-        scheduler: Scheduler::Random,
-    })
-}
-
-pub fn same(action: Action) -> Forwarding {
-    Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None }
-}
 
 fn plan(forwarding: Forwarding) -> Option<Arc<ServicePlan>> {
     let vip: SocketAddr = VIP.parse().unwrap();
@@ -59,15 +42,7 @@ pub fn settings() -> Settings {
 }
 
 pub fn outcome(table: &Table, from: &str, to: &str) -> String {
-    let source = SocketAddr::new(from.parse().unwrap(), 40000);
-    let packet = Packet {
-        source,
-        destination: to.parse().unwrap(),
-        protocol: Protocol::Tcp,
-        from_node: false,
-        interface: None,
-    };
-    match evaluate(table, &packet).outcome {
+    match evaluate(table, &packet(from, to)).outcome {
         Outcome::Dnat(to) => to.iter().map(|c| c.backend.to_string()).collect::<Vec<_>>().join(", "),
         other => format!("{other:?}"),
     }
@@ -89,13 +64,6 @@ fn s41_clients_go_where_they_went_before_by_frontend_and_address() {
 fn s41_a_trace_says_who_is_remembered() {
     let mut dataplane = Dataplane::new(settings());
     dataplane.set_service(&ServiceId::new("default", "web"), 0, plan(same(affine(30, &[A]))));
-    let packet = Packet {
-        source: "198.51.100.7:40000".parse().unwrap(),
-        destination: VIP.parse().unwrap(),
-        protocol: Protocol::Tcp,
-        from_node: false,
-        interface: None,
-    };
     expect![[r#"
         services: 10.96.0.1:80/tcp is in services
         mark-nonpods: marked 0x4000
@@ -106,7 +74,7 @@ fn s41_a_trace_says_who_is_remembered() {
         to 10.244.1.5:80: remember: 10.244.1.5:80/tcp is in affine
         to 10.244.1.5:80: remember-30: the client is remembered for 30s
         to 10.244.1.5:80: nat-postrouting: masqueraded"#]]
-    .assert_eq(&evaluate(&dataplane.desired(Family::Ipv4), &packet).reasons.join("\n"));
+    .assert_eq(&evaluate(&dataplane.desired(Family::Ipv4), &packet(CLIENT, VIP)).reasons.join("\n"));
 }
 
 /// What the change from one forwarding to another writes to `affinity`, before which a client and a pod came to both

@@ -3,35 +3,26 @@
 use std::sync::Arc;
 
 use portolan_dataplane::{Dataplane, Settings};
-use portolan_model::{
-    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
-};
-use portolan_model::{ServiceId, ServicePlan};
+use portolan_model::{Detector, Family, Forwarding, Masquerade, ServiceId, ServicePlan};
 use portolan_nft::{
     Base, Bytes, ChainKind, Command, Element, Hook, KeyType, Rule, Set, Statement, Value, Verdict,
 };
 
 use crate::cluster::ip;
 use crate::kernel::Kernel;
+use crate::plans::{balance_to, plan, vip};
 
 fn dataplane(count: u8) -> Dataplane {
     let family = Family::Ipv4;
     let balance = |masquerade| {
-        let backends = (1..=count).map(|host| (ip(family, 244, host), 80).into()).collect();
-        Action::Balance(Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random })
+        balance_to(masquerade, (1..=count).map(|host| (ip(family, 244, host), 80).into()).collect())
     };
     let forwarding = Forwarding {
         from_cluster: balance(Masquerade::NonPods),
         from_outside: balance(Masquerade::Always),
         allowed_sources: Some(["10.9.0.0/24".parse().unwrap()].into()),
     };
-    let vip = ip(family, 96, 1);
-    let frontend = Frontend { address: Address::Vip(vip), protocol: Protocol::Tcp, port: 80 };
-    let plan = ServicePlan {
-        frontends: [(frontend, forwarding)].into(),
-        vips: [vip].into(),
-        hairpin: [ip(family, 244, 1)].into(),
-    };
+    let plan = ServicePlan { hairpin: [ip(family, 244, 1)].into(), ..plan(vip("10.96.0.1", 80), forwarding) };
     let settings =
         Settings { pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap()]), ..Settings::default() };
     let mut dataplane = Dataplane::new(settings);

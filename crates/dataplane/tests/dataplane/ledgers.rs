@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use expect_test::expect;
 use portolan_dataplane::{Dataplane, Limits};
-use portolan_model::{Address, Family, Forwarding, Frontend, Protocol, ServiceId, ServicePlan};
+use portolan_model::{Action, Family, ServiceId, ServicePlan};
 use portolan_nft::{Atom, Bytes, Command, Element, Extra, KeyType, Name, Set, Value, ValueType, Verdict};
 
-use crate::affinity::{affine, outcome, same, settings};
+use crate::affinity::{outcome, settings};
 use crate::kernel::Kernel;
+use crate::plans::{affine, ip, plan, same, vip};
 
 const A: &str = "[fd00:10:244:1::5]:8080";
 const B: &str = "[fd00:10:244:2::5]:9090";
@@ -22,15 +23,12 @@ const OTHER: &str = "2001:db8:1::8";
 const TO_A: &str = "affinity-fd00-10-96--1/tcp/80/8080";
 const TO_B: &str = "affinity-fd00-10-96--1/tcp/80/9090";
 
-fn plan(forwarding: Forwarding) -> Option<Arc<ServicePlan>> {
-    let vip: SocketAddr = VIP.parse().unwrap();
-    let frontend = Frontend { address: Address::Vip(vip.ip()), protocol: Protocol::Tcp, port: vip.port() };
-    let frontends = [(frontend, forwarding)].into();
-    Some(Arc::new(ServicePlan { frontends, vips: [vip.ip()].into(), hairpin: Default::default() }))
+fn web(action: Action) -> Option<Arc<ServicePlan>> {
+    Some(Arc::new(plan(vip("fd00:10:96::1", 80), same(action))))
 }
 
 fn address(text: &str) -> Bytes {
-    Bytes::concat(&[Atom::Address(text.parse().unwrap())])
+    Bytes::concat(&[Atom::Address(ip(text))])
 }
 
 fn remembered(client: &str, backend: &str) -> Element {
@@ -45,7 +43,7 @@ fn remembered(client: &str, backend: &str) -> Element {
 fn served(limits: Limits) -> (Kernel, Dataplane) {
     let (mut kernel, mut dataplane) = (Kernel::default(), Dataplane::with_limits(settings(), limits));
     dataplane.observed(&kernel.observe());
-    dataplane.set_service(&id(), 0, plan(same(affine(10800, &[A, B]))));
+    dataplane.set_service(&id(), 0, web(affine(10800, &[A, B])));
     kernel.write(&mut dataplane, |_, _| {});
     kernel.set_elements(Family::Ipv6, TO_A, &[remembered(CLIENT, A)]);
     kernel.set_elements(Family::Ipv6, TO_B, &[remembered(OTHER, B)]);
@@ -131,7 +129,7 @@ fn s41_ipv6_clients_go_where_they_went_before() {
 #[test]
 fn s42_ipv6_clients_of_an_endpoint_that_goes_choose_again() {
     let (mut kernel, mut dataplane) = served(Limits::default());
-    dataplane.set_service(&id(), 0, plan(same(affine(10800, &[A]))));
+    dataplane.set_service(&id(), 0, web(affine(10800, &[A])));
     kernel.write(&mut dataplane, |_, after| {
         let published = after.elements(Family::Ipv6, "affine").len();
         assert_eq!(after.elements(Family::Ipv6, TO_B).len(), published - 1, "in the same transaction");
@@ -157,13 +155,13 @@ fn s42_ipv6_clients_who_outlived_their_endpoint_are_forgotten_at_the_start() {
 fn s41_maps_go_with_the_last_chain_that_names_them() {
     let (mut kernel, mut dataplane) = served(Limits { spare: 0, ..Limits::default() });
     assert_eq!(own_maps(&kernel), [TO_A.into(), TO_B.into()]);
-    dataplane.set_service(&id(), 0, plan(same(affine(10800, &[B]))));
+    dataplane.set_service(&id(), 0, web(affine(10800, &[B])));
     kernel.write(&mut dataplane, |_, _| {});
     assert_eq!((own_maps(&kernel), outcomes(&kernel)), (vec![TO_B.into()], [B, B].map(String::from)));
-    dataplane.set_service(&id(), 0, plan(same(affine(30, &[B]))));
+    dataplane.set_service(&id(), 0, web(affine(30, &[B])));
     kernel.write(&mut dataplane, |_, _| {});
     assert_eq!(own_maps(&kernel), [TO_B.into()], "another time changes nothing");
-    dataplane.set_service(&id(), 0, plan(same(affine(0, &[B]))));
+    dataplane.set_service(&id(), 0, web(affine(0, &[B])));
     kernel.write(&mut dataplane, |_, _| {});
     assert_eq!(own_maps(&kernel), []);
 }
@@ -173,7 +171,7 @@ fn s41_endpoints_at_a_ninth_port_are_not_remembered() {
     let backends: Vec<String> = (1..=9).map(|port| format!("[fd00:10:244:1::5]:{port}")).collect();
     let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
     let mut dataplane = Dataplane::new(settings());
-    dataplane.set_service(&id(), 0, plan(same(affine(30, &backends))));
+    dataplane.set_service(&id(), 0, web(affine(30, &backends)));
     let table = dataplane.desired(Family::Ipv6);
     assert_eq!(table.elements["affine"].len(), 8);
     assert!(outcome(&table, CLIENT, VIP).contains(backends[8]), "chosen like any other");
@@ -185,8 +183,7 @@ fn s41_endpoints_at_a_ninth_port_are_not_remembered() {
 fn what_others_made_of_it_is_put_right() {
     let (mut kernel, mut dataplane) = served(Limits::default());
     let wanted = kernel.observe();
-    let vip =
-        Bytes::concat(&[Atom::Address("fd00:10:96::1".parse().unwrap()), Atom::Protocol(6), Atom::Port(80)]);
+    let vip = Bytes::concat(&[Atom::Address(ip("fd00:10:96::1")), Atom::Protocol(6), Atom::Port(80)]);
     let elsewhere = Element::new(vip.clone(), Value::Verdict(Verdict::Jump("refuse".into())));
     let nobodys = dataplane.desired(Family::Ipv6).sets[TO_A].clone();
     let (address, port) = (KeyType::Address, KeyType::Port);

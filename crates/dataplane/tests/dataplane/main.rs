@@ -12,6 +12,8 @@ mod kernel;
 mod ledgers;
 /// What happens to packets, case by case.
 mod packets;
+/// Plans in few words, and packets to them.
+mod plans;
 /// What holds for any cluster and any sequence of events.
 mod properties;
 /// What a change costs in commands.

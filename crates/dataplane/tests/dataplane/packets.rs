@@ -1,24 +1,15 @@
 //! What happens to packets, case by case: plans in, outcomes out, by the rules as they would be written.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::kernel::Kernel;
 use expect_test::expect;
 use portolan_dataplane::{Dataplane, Outcome, Packet, Settings, evaluate, render};
-use portolan_model::{
-    Action, Address, Balance, Detector, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler,
-    ServiceId, ServicePlan,
-};
+use portolan_model::{Action, Detector, Family, Forwarding, Masquerade, Protocol, ServiceId, ServicePlan};
+
+use crate::kernel::Kernel;
+use crate::plans::{CLIENT, NODE, POD, balance, ip, node_port, packet, plan, same, vip};
 
 const VIP: &str = "10.96.0.1";
-const NODE: &str = "172.30.0.11";
-const POD: &str = "10.244.1.9";
-const CLIENT: &str = "198.51.100.7";
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
 
 fn settings() -> Settings {
     Settings {
@@ -26,37 +17,6 @@ fn settings() -> Settings {
         node_port_addresses: [ip(NODE), ip("fd00:172:30::11")].into(),
         ..Settings::default()
     }
-}
-
-fn balance(masquerade: Masquerade, backends: &[&str]) -> Action {
-    let mut backends: Vec<SocketAddr> = backends.iter().map(|backend| backend.parse().unwrap()).collect();
-    backends.sort();
-    Action::Balance(Balance {
-        backends: backends.into(),
-        affinity: None,
-        masquerade,
-        scheduler: Scheduler::Random,
-    })
-}
-
-fn same(action: Action) -> Forwarding {
-    Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None }
-}
-
-fn vip(address: &str, port: u16) -> Frontend {
-    Frontend { address: Address::Vip(ip(address)), protocol: Protocol::Tcp, port }
-}
-
-fn node_port(port: u16) -> Frontend {
-    Frontend { address: Address::NodePort(Family::Ipv4), protocol: Protocol::Tcp, port }
-}
-
-fn plan(frontend: Frontend, forwarding: Forwarding) -> ServicePlan {
-    let vips = match frontend.address {
-        Address::Vip(ip) => [ip].into(),
-        Address::NodePort(_) => Default::default(),
-    };
-    ServicePlan { frontends: [(frontend, forwarding)].into(), vips, hairpin: Default::default() }
 }
 
 fn dataplane(settings: Settings, plans: impl IntoIterator<Item = ServicePlan>) -> Dataplane {
@@ -68,11 +28,7 @@ fn dataplane(settings: Settings, plans: impl IntoIterator<Item = ServicePlan>) -
 }
 
 fn outcome(dataplane: &Dataplane, from: &str, to: &str) -> String {
-    let destination: SocketAddr = to.parse().unwrap();
-    let source = SocketAddr::new(ip(from), 40000);
-    let packet =
-        Packet { source, destination, protocol: Protocol::Tcp, from_node: from == NODE, interface: None };
-    match evaluate(&dataplane.desired(Family::of(&ip(from))), &packet).outcome {
+    match evaluate(&dataplane.desired(Family::of(&ip(from))), &packet(from, to)).outcome {
         Outcome::Dnat(candidates) => candidates
             .iter()
             .map(|c| format!("{}{}", c.backend, if c.masquerade { " masqueraded" } else { "" }))
@@ -117,13 +73,7 @@ fn s16_s48_pods_are_told_by_the_interface_that_they_come_in_by() {
         let action = balance(Masquerade::NonPods, &["10.244.2.5:8080"]);
         let dataplane =
             dataplane(Settings { pods: pods.clone(), ..settings() }, [plan(vip(VIP, 80), same(action))]);
-        let packet = Packet {
-            source: SocketAddr::new(ip(from), 40000),
-            destination: "10.96.0.1:80".parse().unwrap(),
-            protocol: Protocol::Tcp,
-            from_node: from == NODE,
-            interface: interface.map(Into::into),
-        };
+        let packet = Packet { interface: interface.map(Into::into), ..packet(from, "10.96.0.1:80") };
         let trace = evaluate(&dataplane.desired(Family::Ipv4), &packet);
         let Outcome::Dnat(candidates) = &trace.outcome else { panic!("{:?}", trace.outcome) };
         let seen = if candidates[0].masquerade { "the node" } else { "the client" };

@@ -4,24 +4,15 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use portolan_dataplane::{Dataplane, Settings};
-use portolan_model::{
-    Action, Address, Balance, Family, Forwarding, Frontend, Masquerade, Protocol, Scheduler, ServiceId,
-    ServicePlan,
-};
+use portolan_model::{Family, Masquerade, ServiceId, ServicePlan};
 
 use crate::cluster::ip;
 use crate::kernel::Kernel;
+use crate::plans::{balance_to, plan, same, vip};
 
-fn plan(hosts: &[u8]) -> Option<Arc<ServicePlan>> {
+fn web(hosts: &[u8]) -> Option<Arc<ServicePlan>> {
     let backends = hosts.iter().map(|host| (ip(Family::Ipv4, 244, *host), 80).into()).collect();
-    let masquerade = Masquerade::Always;
-    let balance = Balance { backends, affinity: None, masquerade, scheduler: Scheduler::Random };
-    let action = Action::Balance(balance);
-    let vip = ip(Family::Ipv4, 96, 1);
-    let frontend = Frontend { address: Address::Vip(vip), protocol: Protocol::Tcp, port: 80 };
-    let forwarding = Forwarding { from_cluster: action.clone(), from_outside: action, allowed_sources: None };
-    let frontends = [(frontend, forwarding)].into();
-    Some(Arc::new(ServicePlan { frontends, vips: [vip].into(), hairpin: Default::default() }))
+    Some(Arc::new(plan(vip("10.96.0.1", 80), same(balance_to(Masquerade::Always, backends)))))
 }
 
 /// The commands that lead from one plan to another, a blank line between transactions.
@@ -29,9 +20,9 @@ fn check(from: &[u8], to: Option<&[u8]>, expected: Expect) {
     let id = ServiceId::new("default", "web");
     let (mut kernel, mut dataplane) = (Kernel::default(), Dataplane::new(Settings::default()));
     dataplane.observed(&kernel.observe());
-    dataplane.set_service(&id, 0, plan(from));
+    dataplane.set_service(&id, 0, web(from));
     kernel.write(&mut dataplane, |_, _| {});
-    dataplane.set_service(&id, 0, to.and_then(plan));
+    dataplane.set_service(&id, 0, to.and_then(web));
     let texts = |step: &portolan_dataplane::Step| {
         step.commands().iter().map(|command| format!("{command}\n")).collect::<String>()
     };
