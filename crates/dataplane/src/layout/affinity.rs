@@ -18,7 +18,8 @@
 use portolan_model::{Family, Protocol};
 use portolan_nft::{Field, KeyType, Rule, Set, Statement, ValueType};
 
-use super::{AFFINE, AFFINITY, RECALL, REMEMBER, endpoint, frontend, is, jump, rule};
+use super::parts::{endpoint, frontend, is, jump, rule};
+use super::{AFFINE, AFFINITY, RECALL, REMEMBER};
 use crate::ledger::{Ledger, Recall};
 use crate::target::Memory;
 

@@ -1,0 +1,96 @@
+//! From a frontend to one of its endpoints.
+//!
+//! `services` and `cluster-services` give a number ([`Target::code`]), and the small map `targets` the chain of that number: what
+//! the kernel does for each new verdict is to follow all verdicts of the same map, in all chains and for every hook, which costs
+//! 6 ms of CPU with 30,000 frontends, and nothing that one would notice with a few hundred numbers.
+//!
+//! In the same way one chain of each side looks up `endpoints`, and a chain for each number of endpoints says no more than which index
+//! to look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So a count that
+//! nobody had before costs next to nothing, however large.
+//!
+//! From one look-up to the next, numbers and indices are in the packet's priority, the one place that a rule can write, and another
+//! rule of the same kind read, which is of no meaning to others at that point: nft(8) cannot list a rule of two chained look-ups,
+//! and marks belong to whoever uses them (S47). The last hooks set it to none. So the first packet of a connection that is translated
+//! loses a priority that it had: of the process (SO_PRIORITY), of its TOS, or of a VLAN's tag; no other packet is touched.
+
+use portolan_model::Masquerade;
+use portolan_nft::{Field, Rule, Statement, Verdict};
+
+use super::parts::{frontend, goto, jump, rule};
+use super::{
+    CLUSTER_PICK, ENDPOINTS, MARK_NONPODS, PICK, RECALL, REFUSE, REFUSE_ON_LOCALHOST, Settings, TARGETS,
+};
+use crate::target::{Pick, Side, Target};
+
+/// One rule, so that a frontend that is in no map leaves it before anything is written.
+pub fn dispatch(map: &str) -> Rule {
+    rule([
+        Statement::SetPriorityFrom { key: frontend(), map: map.into() },
+        Statement::Vmap { key: vec![Field::Priority], map: TARGETS.into() },
+    ])
+}
+
+/// What `targets` has for a target.
+pub fn verdict(target: Target) -> Verdict {
+    match target {
+        Target::Pick(pick) => Verdict::Jump(pick.to_string().into()),
+        Target::Refuse => Verdict::Jump(REFUSE.into()),
+        Target::RefuseOnLocalhost => Verdict::Jump(REFUSE_ON_LOCALHOST.into()),
+        Target::Drop | Target::Unknown => Verdict::Drop,
+    }
+}
+
+pub fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
+    let Some(next) = pick.next() else {
+        let chosen = Statement::SetPriorityRandom { modulus: pick.count, offset: pick.side.offset() };
+        return vec![rule([chosen, goto(chain_by_index(pick.side))])];
+    };
+    let first = match pick.masquerade {
+        Masquerade::Always => Statement::MarkOr(settings.mark),
+        Masquerade::NonPods => jump(MARK_NONPODS),
+        Masquerade::Never => jump(RECALL),
+    };
+    vec![rule([first]), rule([goto(&next.to_string())])]
+}
+
+pub fn by_index(side: Side) -> Vec<Rule> {
+    vec![
+        rule([dnat()]),
+        retry(side),
+        // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
+        // the node as it is, and a UDP flow would stay that way (S52).
+        rule([Statement::Verdict(Verdict::Drop)]),
+    ]
+}
+
+/// What it found on the way was of two generations.
+pub fn raced(side: Side) -> Vec<Rule> {
+    let last = match side {
+        Side::Outside => Statement::Reject, // S17
+        Side::Cluster => Statement::Verdict(Verdict::Drop),
+    };
+    vec![rule([jump(MARK_NONPODS)]), retry(side), rule([last])]
+}
+
+fn chain_by_index(side: Side) -> &'static str {
+    match side {
+        Side::Outside => PICK,
+        Side::Cluster => CLUSTER_PICK,
+    }
+}
+
+/// To the endpoint of which the priority is the index.
+fn dnat() -> Statement {
+    let mut key = frontend();
+    key.push(Field::Priority);
+    Statement::Dnat { key, map: ENDPOINTS.into(), port: None }
+}
+
+/// A packet that read one map before a commit and the other after it takes index 0, which is always there (nftables.md,
+/// decision 4). It comes here in two ways: through a pick chain whose count is not that of `endpoints`; and through
+/// `raced`, when it found no number in the middle of a replacement, or one that `targets` does not have any more, or that leads
+/// to a chain which in the packet's own generation is not yet or no longer filled. That is why verdicts jump: after a goto such
+/// a packet would go out as it is.
+fn retry(side: Side) -> Rule {
+    Rule::commented(vec![Statement::SetPriority(side.offset()), dnat()], "raced with a commit")
+}
