@@ -11,7 +11,7 @@ use portolan_model::{Action, Address, Balance, Forwarding, Frontend, Masquerade,
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{PODS, PODS6, at, balance, on_site, plan, same, serve, vip};
+use super::site::{PODS, PODS6, at, balance, on_site, plan, same, serve, vip};
 
 /// The smallest that IPv6 allows is 1280.
 const SMALL_MTU: &str = "1300";

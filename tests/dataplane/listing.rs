@@ -7,7 +7,7 @@ use anyhow::Context;
 use portolan_lab::probe;
 use portolan_model::{Action, Address, Family, Forwarding, Frontend, Masquerade, Protocol, ServicePlan};
 
-use super::{
+use super::site::{
     CLIENT, CLIENT6, NODE, PODS, PODS6, Site, affine, answered_by, at, balance, id, on_site, plan, refused,
     same, serve, silent, vip,
 };

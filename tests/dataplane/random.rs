@@ -18,7 +18,7 @@ use portolan_model::{
     ServicePlan,
 };
 
-use super::{CLIENT, CLIENT6, NODE, PODS, PODS6, Site, at, balance, on_site, plan, settings};
+use super::site::{CLIENT, CLIENT6, NODE, PODS, PODS6, Site, at, balance, on_site, plan, settings};
 
 const BUDGET_MS: u64 = 12_000;
 /// Long enough for an answer between namespaces of one machine.

@@ -9,7 +9,7 @@ use portolan_lab::netns::Namespace;
 use portolan_model::{Address, Family, Forwarding, Frontend, Masquerade, Protocol};
 use socket2::{Domain, Socket, Type};
 
-use super::{CLIENT, NODE, PODS, balance, on_site, plan, same, serve};
+use super::site::{CLIENT, NODE, PODS, balance, on_site, plan, same, serve};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const INIT: u8 = 1;

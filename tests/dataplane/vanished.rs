@@ -11,7 +11,7 @@ use portolan_lab::probe::Connection;
 use portolan_model::{Masquerade, ServicePlan};
 use portolan_plan::flows::Flows;
 
-use super::{PODS, Site, at, balance, id, on_site, plan, same, serve, vip};
+use super::site::{PODS, Site, at, balance, id, on_site, plan, same, serve, vip};
 
 /// What an agent does with one Service, by hand.
 struct Agent {
