@@ -178,13 +178,6 @@ impl Actual {
         }
     }
 
-    /// Gives back the memory that growing left over.
-    pub fn fit(&mut self) {
-        for entry in self.entries.values_mut() {
-            entry.outside.slots.shrink_to_fit();
-        }
-    }
-
     /// Counts what leads to the shared chains.
     pub fn count(&mut self, from: Option<Shared>, to: Option<Shared>) {
         if let Some(to) = to {

@@ -125,16 +125,19 @@ impl Reader<'_> {
     fn endpoints(&mut self) -> Option<()> {
         let mut found =
             self.elements(layout::ENDPOINTS).map(|e| self.endpoint(e)).collect::<Option<Vec<_>>>()?;
-        found.sort_unstable();
-        for (key, index, backend) in found {
-            let side = if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };
-            let slots = &mut self.actual.entries.entry(key).or_default().half_mut(side).slots;
-            match slots.len() as u32 == index - side.offset() {
-                true => slots.push(backend),
-                false => _ = self.actual.strays.insert((key, index)),
+        found.sort_unstable_by_key(|(key, index, _)| (*key, *index));
+        let side = |index| if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };
+        for half in found.chunk_by(|(a, i, _), (b, j, _)| a == b && side(*i) == side(*j)) {
+            let (key, first, _) = half[0];
+            let indices = side(first).offset()..;
+            let dense = indices.zip(half).take_while(|(wanted, (_, index, _))| wanted == index).count();
+            let (slots, strays) = half.split_at(dense);
+            self.actual.strays.extend(strays.iter().map(|(key, index, _)| (*key, *index)));
+            if dense > 0 {
+                let entry = self.actual.entries.entry(key).or_default();
+                entry.half_mut(side(first)).slots = slots.iter().map(|(_, _, backend)| *backend).collect();
             }
         }
-        self.actual.fit();
         Some(())
     }
 
