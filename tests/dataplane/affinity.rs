@@ -1,12 +1,14 @@
 //! Clients go where they went before (S41, S42).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use portolan::dataplane::kernel::Kernel;
 use portolan_lab::probe;
 use portolan_lab::wait::wait_for;
-use portolan_model::Masquerade;
+use portolan_model::{Family, Masquerade};
+use portolan_nft::Value;
 
 use super::site::{NODE, PODS, PODS6, Site, affine, answered_by, at, balance, id, on_site, plan, serve, vip};
 
@@ -32,7 +34,7 @@ fn s41_s42_session_affinity() {
         };
         let (mut kernel, _) = serve(site, of(&PODS, &PODS6));
         for to in [at("10.96.0.1", 80), at("fd00:10:96::1", 80)] {
-            let mut home = std::collections::BTreeMap::new();
+            let mut home = BTreeMap::new();
             let mut chosen = BTreeSet::new();
             while chosen.len() < PODS.len() {
                 let client = home.len();
@@ -69,26 +71,50 @@ fn s41_s42_session_affinity() {
     });
 }
 
+/// Where clients are remembered for, by the bytes of endpoints.
+fn remembered(kernel: &mut Kernel, family: Family) -> Vec<Vec<u8>> {
+    let state = kernel.observe().unwrap();
+    let table = if family == Family::Ipv4 { state.ipv4 } else { state.ipv6 }.unwrap();
+    let maps = table.elements.into_iter().filter(|(map, _)| map.starts_with("affinity"));
+    let values = maps.flat_map(|(_, elements)| elements).map(|element| match element.value {
+        Value::Bytes(bytes) => bytes.to_vec(),
+        other => panic!("{other:?}"),
+    });
+    values.collect()
+}
+
+fn of(family: Family) -> (&'static str, [&'static str; 3]) {
+    match family {
+        Family::Ipv4 => ("10.96.0.1", PODS),
+        Family::Ipv6 => ("fd00:10:96::1", PODS6),
+    }
+}
+
 #[test]
 fn s41_affinity_ends_after_its_time() {
     on_site("s41_affinity_ends_after_its_time", async |site| {
-        let forwarding = affine(balance(Masquerade::NonPods, &PODS), 1);
-        let (mut kernel, _) = serve(site, plan([(vip("10.96.0.1"), forwarding)]));
-        let mut remembered = move || {
-            let table = kernel.observe().unwrap().ipv4.unwrap();
-            table.elements.get("affinity").is_some_and(|elements| !elements.is_empty())
-        };
-        let first = probe::tcp(&site.client, at("10.96.0.1", 80)).await?;
-        assert!(remembered());
-        // whoever comes again too late chooses again, and some time chooses something else
-        for _ in 0..40 {
-            let forgotten = async || Ok(if remembered() { Err("it is there") } else { Ok(()) });
-            wait_for("the client is forgotten", Duration::from_secs(10), forgotten).await?;
-            if probe::tcp(&site.client, at("10.96.0.1", 80)).await?.pod != first.pod {
-                return Ok(());
+        for family in Family::ALL {
+            let (address, pods) = of(family);
+            let forwarding = affine(balance(Masquerade::NonPods, &pods), 1);
+            let (mut kernel, _) = serve(site, plan([(vip(address), forwarding)]));
+            let to = at(address, 80);
+            let first = probe::tcp(&site.client, to).await?;
+            assert_eq!(remembered(&mut kernel, family).len(), 1);
+            // whoever comes again too late chooses again, and some time chooses something else
+            let mut tries = 0..40;
+            loop {
+                assert!(tries.next().is_some(), "the same endpoint forty times");
+                let forgotten = async || {
+                    let left = remembered(&mut kernel, family);
+                    Ok(if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) })
+                };
+                wait_for("the client is forgotten", Duration::from_secs(10), forgotten).await?;
+                if probe::tcp(&site.client, to).await?.pod != first.pod {
+                    break;
+                }
             }
         }
-        anyhow::bail!("the same endpoint forty times")
+        Ok(())
     });
 }
 
@@ -96,29 +122,25 @@ fn s41_affinity_ends_after_its_time() {
 #[test]
 fn s42_affinity_while_endpoints_flap() {
     on_site("s42_affinity_while_endpoints_flap", async |site| {
-        let of = |pods: &[&str]| {
-            Arc::new(plan([(vip("10.96.0.1"), affine(balance(Masquerade::NonPods, pods), 10800))]))
-        };
-        let (mut kernel, mut dataplane) =
-            serve(site, plan([(vip("10.96.0.1"), affine(balance(Masquerade::NonPods, &PODS), 10800))]));
-        let requests = probe::Requests::start(&site.client, at("10.96.0.1", 80), 200);
-        for round in 0..150 {
-            let gone = round % PODS.len();
-            let left: Vec<&str> = PODS.iter().copied().filter(|pod| *pod != PODS[gone]).collect();
-            dataplane.set_service(&id(), 0, Some(of(&left)));
-            kernel.write(&mut dataplane)?;
-            let table = kernel.observe()?.ipv4.unwrap();
-            let backend = portolan_nft::Bytes::concat(&[
-                portolan_nft::Atom::Address(PODS[gone].parse()?),
-                portolan_nft::Atom::Port(8080),
-            ]);
-            for element in table.elements.get("affinity").into_iter().flatten() {
-                assert_ne!(element.value, portolan_nft::Value::Bytes(backend.clone()), "round {round}");
+        for family in Family::ALL {
+            let (address, pods) = of(family);
+            let of =
+                |pods: &[&str]| plan([(vip(address), affine(balance(Masquerade::NonPods, pods), 10800))]);
+            let (mut kernel, mut dataplane) = serve(site, of(&pods));
+            let requests = probe::Requests::start(&site.client, at(address, 80), 200);
+            for round in 0..150 {
+                let gone = pods[round % pods.len()];
+                let left: Vec<&str> = pods.iter().copied().filter(|pod| *pod != gone).collect();
+                dataplane.set_service(&id(), 0, Some(Arc::new(of(&left))));
+                kernel.write(&mut dataplane)?;
+                let gone = portolan_nft::Bytes::concat(&[portolan_nft::Atom::Address(gone.parse()?)]);
+                let left = remembered(&mut kernel, family);
+                assert!(left.iter().all(|backend| !backend.starts_with(&gone)), "round {round}: {left:?}");
             }
+            let tally = requests.stop().await?;
+            assert_eq!(tally.failures, []);
+            assert!(tally.answered > 0);
         }
-        let tally = requests.stop().await?;
-        assert_eq!(tally.failures, []);
-        assert!(tally.answered > 0);
         Ok(())
     });
 }
