@@ -1,4 +1,4 @@
-//! One string for each name that many objects say: namespaces, nodes, zones, port names.
+//! One string for each name that many objects say: namespaces, nodes, zones, names of ports and labels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ impl Names {
     pub fn share_service(&mut self, service: &mut Service) {
         self.share(&mut service.id.namespace);
         service.ports.iter_mut().for_each(|port| self.share(&mut port.name));
+        // Of labels the values are often each Service's own.
+        service.labels.replace_keys(|key| self.share(key));
     }
 
     pub fn share_slice(&mut self, slice: &mut EndpointSlice) {

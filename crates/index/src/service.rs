@@ -96,7 +96,7 @@ fn cluster_ips(spec: &ServiceSpec, problems: &mut Problems) -> Vec<IpAddr> {
     if listed.iter().any(|text| text == "None") {
         return Vec::new();
     }
-    let mut ips: Vec<IpAddr> = Vec::new();
+    let mut ips: Vec<IpAddr> = Vec::with_capacity(listed.len());
     for (at, text) in listed.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
         match text::ip(text) {
             Some(ip) if ips.iter().any(|other| Family::of(other) == Family::of(&ip)) => {}
@@ -212,7 +212,7 @@ fn requested_ips(
     metadata: &ObjectMeta,
     spec: &ServiceSpec,
     problems: &mut Problems,
-) -> (Vec<IpAddr>, Option<Problem>) {
+) -> (Vec<IpAddr>, Option<Box<Problem>>) {
     let annotated = annotation(metadata, &IPS);
     let in_annotation = annotated.into_iter().flat_map(|(name, value)| {
         list(value).map(move |text| (format!("metadata.annotations[{name}]"), text))
@@ -234,7 +234,7 @@ fn requested_ips(
             },
         };
         problems.add(field, reason, message);
-        wrong = wrong.or_else(|| problems.last().cloned());
+        wrong = wrong.or_else(|| problems.last().cloned().map(Box::new));
     }
     (ips, wrong)
 }

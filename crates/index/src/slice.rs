@@ -47,15 +47,25 @@ fn parse(slice: &KubeSlice, key: &Key, problems: &mut Problems) -> Option<Value>
     let slice = EndpointSlice {
         name: key.name.clone(),
         family,
-        ports: fitting(ports.filter_map(|(at, each)| port(at, each, problems))),
-        endpoints: fitting(endpoints.filter_map(|(at, each)| endpoint(at, each, family, problems))),
+        ports: fitting(
+            slice.ports.as_deref().unwrap_or_default().len(),
+            ports.filter_map(|(at, each)| port(at, each, problems)),
+        ),
+        endpoints: fitting(
+            slice.endpoints.len(),
+            endpoints.filter_map(|(at, each)| endpoint(at, each, family, problems)),
+        ),
     };
     Some(Value::EndpointSlice(service, Arc::new(slice)))
 }
 
-/// Without room to grow: there are many of these, and none ever does.
-fn fitting<T>(values: impl Iterator<Item = T>) -> Vec<T> {
-    values.collect::<Box<[T]>>().into_vec()
+/// Without room to grow: there are many of these, and none ever does. `most` is nearly always how many there are: room given
+/// back afterwards would be holes in the heap.
+fn fitting<T>(most: usize, values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut fitting = Vec::with_capacity(most);
+    fitting.extend(values);
+    fitting.shrink_to_fit();
+    fitting
 }
 
 /// Ports without a name or a number are no ports (S8).

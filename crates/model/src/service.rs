@@ -112,7 +112,7 @@ pub struct Service {
     pub requested_ips: Vec<IpAddr>,
     /// What is wrong with the request for addresses: it did not parse (RequestedIPInvalid), or says two things
     /// (RequestAmbiguous). Nothing is allocated until it is mended; what the Service holds, it keeps.
-    pub request_problem: Option<Problem>,
+    pub request_problem: Option<Box<Problem>>,
     /// Requested pools in order of preference: `portolan.dev/pool`.
     pub requested_pools: Vec<Name>,
     /// In order of slice name; one address may stand in several (S10).

@@ -26,6 +26,12 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.get(key).is_some()
     }
 
+    /// Puts equal keys in the place of these: shared ones, for example.
+    pub fn replace_keys(&mut self, mut equal: impl FnMut(&mut K)) {
+        self.0.iter_mut().for_each(|(key, _)| equal(key));
+        debug_assert!(self.0.is_sorted_by(|(a, _), (b, _)| a < b));
+    }
+
     fn find(&self, order: impl Fn(&K) -> std::cmp::Ordering) -> Option<&V> {
         self.0.binary_search_by(|(key, _)| order(key)).ok().map(|at| &self.0[at].1)
     }

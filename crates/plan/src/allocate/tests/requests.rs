@@ -78,7 +78,7 @@ fn a_request_that_makes_no_sense_waits_for_its_author() {
         reason: "RequestedIPInvalid",
         message: "\"10.0.0\" is not an IP address".into(),
     };
-    let service = Service { request_problem: Some(problem), ..service };
+    let service = Service { request_problem: Some(Box::new(problem)), ..service };
     World::new([pool("lab", LAB)], [service]).check(expect![[r#"
         default/a, waiting
           [] false RequestedIPInvalid: metadata.annotations[portolan.dev/ips]: "10.0.0" is not an IP address
