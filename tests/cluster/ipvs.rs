@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use portolan_lab::guest::{Guest, UPLINK_MODULES};
+use portolan_lab::guest::{Guest, IPTABLES_EXTENSIONS, NETWORK_MODULES, UPLINK_MODULES};
 use portolan_lab::product::binary;
 use portolan_lab::testing::has_emulator;
 use serde_json::json;
@@ -14,23 +14,8 @@ use crate::process::event_saying;
 
 /// Emulated on a busy machine; alone it takes half a minute.
 const WITHIN: Duration = Duration::from_secs(240);
-const MODULES: [&str; 12] = [
-    "net/netfilter",
-    "net/ipv4",
-    "net/ipv6",
-    "net/core",
-    "lib",
-    "crypto",
-    "drivers/net/dummy.ko",
-    "drivers/net/veth.ko",
-    UPLINK_MODULES[0],
-    UPLINK_MODULES[1],
-    UPLINK_MODULES[2],
-    UPLINK_MODULES[3],
-];
 const PROGRAMS: [&str; 6] =
     ["ip", "nft", "ipvsadm", "ipset", "iptables-nft-restore", "ip6tables-nft-restore"];
-const EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 const SERVED: &str = "10.96.200.10";
 
 #[test]
@@ -51,9 +36,9 @@ fn s74_connections_through_ipvs_live_until_they_end_and_then_their_servers_go() 
         cluster.expose("web", spec).await?;
         cluster.slice("web", "web", &[pod], &[("", 8081, "TCP")]).await?;
         let guest = Guest {
-            modules: &MODULES,
+            modules: [NETWORK_MODULES, UPLINK_MODULES].concat(),
             programs: PROGRAMS.iter().map(Into::into).chain([binary()?]).collect(),
-            folders: vec![EXTENSIONS.into()],
+            folders: vec![IPTABLES_EXTENSIONS.into()],
             files: files(cluster).await?,
             uplink: Some(cluster.ns("cp")?),
         };

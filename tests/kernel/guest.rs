@@ -4,23 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use portolan_lab::guest::Guest;
+use portolan_lab::guest::{Guest, IPTABLES_EXTENSIONS, NETWORK_MODULES};
 use portolan_lab::testing::has_emulator;
 
 const PORTOLAN: &str = env!("CARGO_BIN_EXE_portolan");
 /// Emulated on a busy machine; alone it takes fifteen seconds.
 const WITHIN: Duration = Duration::from_secs(180);
 
-const MODULES: [&str; 8] = [
-    "net/netfilter",
-    "net/ipv4",
-    "net/ipv6",
-    "net/core",
-    "lib",
-    "crypto",
-    "drivers/net/dummy.ko",
-    "drivers/net/veth.ko",
-];
 const PROGRAMS: [&str; 9] = [
     PORTOLAN,
     "ip",
@@ -32,7 +22,6 @@ const PROGRAMS: [&str; 9] = [
     "ip6tables-nft-restore",
     "ip6tables-nft-save",
 ];
-const EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 
 /// The lines of /proc/net/ip_vs name addresses and ports in hexadecimal: here 172.30.0.11:8443.
 const OTHERS_SERVER: &str = "TCP/AC1E000B:20FB";
@@ -44,9 +33,9 @@ fn s74_leftovers_of_the_ipvs_mode_go_without_a_lost_request_and_others_stay() {
         return;
     }
     let guest = Guest {
-        modules: &MODULES,
+        modules: NETWORK_MODULES.to_vec(),
         programs: PROGRAMS.map(Into::into).to_vec(),
-        folders: vec![EXTENSIONS.into()],
+        folders: vec![IPTABLES_EXTENSIONS.into()],
         files: vec![
             ("node.sh", include_str!("guest/node.sh").into()),
             ("kube_proxy.sets", include_str!("guest/kube_proxy.sets").into()),

@@ -30,7 +30,7 @@ const SHOWN: usize = 60;
 #[derive(Clone, Debug, Default)]
 pub struct Guest {
     /// Folders with kernel modules, relative to the modules' `kernel` folder, and single ones; those they need must be named.
-    pub modules: &'static [&'static str],
+    pub modules: Vec<&'static str>,
     /// Programs, by name or path, with their libraries: in the guest's `/usr/bin`.
     pub programs: Vec<PathBuf>,
     /// Whole folders of the host, at the same path.
@@ -38,12 +38,26 @@ pub struct Guest {
     /// Files of the guest's folder `/guest`.
     pub files: Vec<(&'static str, String)>,
     /// What this namespace reaches, the guest reaches by its interface `eth0` with address 10.0.2.15/24 and gateway 10.0.2.2, with TCP
-    /// and UDP of its own: the emulator makes connections of them. Needs the modules of [`UPLINK_MODULES`].
+    /// and UDP of its own: the emulator makes connections of them. Needs [`UPLINK_MODULES`].
     pub uplink: Option<Namespace>,
 }
 
-pub const UPLINK_MODULES: [&str; 4] =
-    ["drivers/net/virtio_net.ko", "drivers/net/net_failover.ko", "drivers/virtio", "net/core/failover.ko"];
+/// nf_tables, IPVS, ipset, and links of every kind that tests use.
+pub const NETWORK_MODULES: &[&str] = &[
+    "net/netfilter",
+    "net/ipv4",
+    "net/ipv6",
+    "net/core",
+    "lib",
+    "crypto",
+    "drivers/net/dummy.ko",
+    "drivers/net/veth.ko",
+];
+/// Beside the others.
+pub const UPLINK_MODULES: &[&str] =
+    &["drivers/net/virtio_net.ko", "drivers/net/net_failover.ko", "drivers/virtio"];
+/// What iptables loads for its matches and targets.
+pub const IPTABLES_EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 
 /// Why there can be no guest here, if so.
 pub fn missing() -> Option<String> {

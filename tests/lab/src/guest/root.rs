@@ -77,7 +77,7 @@ impl Root {
         for name in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
             self.copy(&from.join(name), &to.join(name))?;
         }
-        for name in guest.modules {
+        for name in &guest.modules {
             self.copy(&from.join("kernel").join(name), &to.join("kernel").join(name))?;
         }
         output(Command::new("depmod").arg("-b").arg(&self.dir).arg(&kernel.release))?;
