@@ -45,6 +45,9 @@ pub struct Arguments {
     /// The same for its iptables mode alone, which takes the most time of all.
     #[arg(long, default_value_t = 10_000)]
     iptables_up_to: u32,
+    /// Starts and this alone: several times for several. Everything where it is left out.
+    #[arg(long, value_enum)]
+    only: Vec<plan::Part>,
     /// Fewer repetitions.
     #[arg(long)]
     quick: bool,

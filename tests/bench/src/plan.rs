@@ -1,6 +1,5 @@
 //! Which measurements are made, in which order, and which bars they are held against.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use portolan_lab::binaries::Binaries;
@@ -9,32 +8,32 @@ use crate::Arguments;
 use crate::facts::Facts;
 use crate::listing::Listing;
 use crate::measure::{Change, Run};
-use crate::objects::{self, Size, TARGET_PORT};
-use crate::packets::Cost;
+use crate::objects::{self, Size};
 use crate::pipeline::Outcome;
 use crate::report::Report;
 use crate::stats::{largest, median, percentile};
 use crate::subject::{Kind, Settled, Subject};
-use crate::world::{Node, World};
+use crate::world::{Node, Wires, World};
 use crate::{ask, docs, packets, pipeline, watchers};
 
 pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> anyhow::Result<()> {
     let facts = Facts::gather(&binaries.kubernetes)?;
     eprintln!("{facts}");
     let mut report = Report::default();
-    let routed = routed(prefix).await?;
-    eprintln!("a packet by plain routing: {:.0} ns", routed.new);
+    // A packet's way where there are no rules and no connection tracking.
+    let plain = Wires::up(&format!("{prefix}p")).await?;
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
         for kind in &arguments.subjects {
             if arguments.measures(*kind, *size) {
                 let quick = arguments.quick;
-                Session { world: &world, kind: *kind, quick, routed, listed: 0, report: &mut report }
+                let (plain, only) = (&plain, &arguments.only);
+                Session { world: &world, kind: *kind, quick, only, plain, listed: 0, report: &mut report }
                     .run()
                     .await?;
             }
         }
-        if Some(size) == arguments.sizes.first() {
+        if Some(size) == arguments.sizes.first() && arguments.only.is_empty() {
             let cost = ms(watchers::measure(&world).await?) * 1e3;
             report.add(Kind::Portolan, "API server: CPU for one event to one watcher", cost, "µs", None);
         }
@@ -42,6 +41,7 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
         // What there is so far, should a later size fail.
         report.write_json(&arguments.output.join("results.json"))?;
     }
+    plain.down().await?;
     flat(&mut report, &arguments.sizes);
     report.write_json(&arguments.output.join("results.json"))?;
     std::fs::write(arguments.output.join("facts.json"), serde_json::to_string_pretty(&facts)? + "\n")?;
@@ -51,15 +51,6 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     }
     println!("{facts}\n\n{}", report.table());
     Ok(())
-}
-
-/// A packet's way where there are no rules and no connection tracking.
-async fn routed(prefix: &str) -> anyhow::Result<Cost> {
-    let node = Node::up(prefix).await?;
-    let to = SocketAddr::new(objects::endpoint(0, 0).into(), TARGET_PORT);
-    let cost = packets::measure(&node, to).await?;
-    node.down().await?;
-    Ok(cost)
 }
 
 const NEW_CONNECTION: &str = "packets: new connection, over routing";
@@ -78,12 +69,24 @@ fn flat(report: &mut Report, sizes: &[Size]) {
     }
 }
 
+/// What can be measured by itself, beside a subject's starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    Packets,
+    /// Idle, single changes, a burst of them.
+    Changes,
+    Restart,
+    Pipeline,
+}
+
 /// One subject at one size.
 struct Session<'a> {
     world: &'a World,
     kind: Kind,
     quick: bool,
-    routed: Cost,
+    /// What is measured beside the starts; empty = everything.
+    only: &'a [Part],
+    plain: &'a Wires,
     /// Bytes from the API server during a start.
     listed: u64,
     report: &'a mut Report,
@@ -93,18 +96,29 @@ impl<'a> Session<'a> {
     async fn run(&mut self) -> anyhow::Result<()> {
         eprintln!("{}, {}", self.kind.name(), self.world.size);
         let mut run = self.starts().await?;
-        self.packets(&run).await?;
-        let idle = run.idle(if self.quick { 3 } else { 10 }).await?;
-        self.add("idle: CPU in a second", ms(idle), "ms", self.at(None, Some(1.0), None));
-        self.changes(&mut run, Change::Add, "one endpoint more").await?;
-        self.changes(&mut run, Change::Replace, "one endpoint replaced").await?;
-        self.burst(&mut run).await?;
-        self.restart(run).await?.end().await?;
+        if self.measures(Part::Packets) {
+            self.packets(&run).await?;
+        }
+        if self.measures(Part::Changes) {
+            let idle = run.idle(if self.quick { 3 } else { 10 }).await?;
+            self.add("idle: CPU in a second", ms(idle), "ms", self.at(None, Some(1.0), None));
+            self.changes(&mut run, Change::Add, "one endpoint more").await?;
+            self.changes(&mut run, Change::Replace, "one endpoint replaced").await?;
+            self.burst(&mut run).await?;
+        }
+        if self.measures(Part::Restart) {
+            run = self.restart(run).await?;
+        }
+        run.end().await?;
         // These parts run in this program: not as the product's own code would, in a build for debugging.
-        if self.kind == Kind::Portolan && !cfg!(debug_assertions) {
+        if self.kind == Kind::Portolan && self.measures(Part::Pipeline) && !cfg!(debug_assertions) {
             self.pipeline().await?;
         }
         Ok(())
+    }
+
+    fn measures(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
     }
 
     /// Cold starts, each on a new node; the last one stays.
@@ -207,7 +221,7 @@ impl<'a> Session<'a> {
     /// By the last Service, for which a proxy that walks through its rules walks longest.
     async fn packets(&mut self, run: &Run<'_>) -> anyhow::Result<()> {
         let last = objects::frontend(self.world.size.services - 1);
-        let cost = packets::measure(&run.node, last).await?.over(self.routed);
+        let cost = packets::measure(self.plain, &run.node, last).await?;
         self.add(NEW_CONNECTION, cost.new / 1e3, "µs", Some(2.1));
         self.add("packets: established connection, over routing", cost.established / 1e3, "µs", Some(0.5));
         Ok(())

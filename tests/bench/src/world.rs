@@ -144,26 +144,29 @@ async fn definitions(client: &Client) -> anyhow::Result<()> {
 
 /// A node with a client on one side and every endpoint on the other.
 pub struct Node {
-    prefix: String,
-    pub node: Namespace,
-    pub client: Namespace,
+    wires: Wires,
     _server: Server,
 }
 
-impl Node {
-    pub async fn up(prefix: &str) -> anyhow::Result<Node> {
+/// The namespaces of it, and what leads from one to the next.
+pub struct Wires {
+    prefix: String,
+    pub node: Namespace,
+    pub client: Namespace,
+    pub server: Namespace,
+}
+
+impl Wires {
+    pub async fn up(prefix: &str) -> anyhow::Result<Wires> {
         let p = prefix;
-        let api = topology::CONTROL_PLANE.v4;
         netns::ip(&format!(
             "netns add {p}-node\nnetns add {p}-client\nnetns add {p}-server\n\
-             link add node netns {p}-cp type veth peer name eth0 netns {p}-node\n\
              link add eth0 netns {p}-client type veth peer name client netns {p}-node\n\
              link add eth0 netns {p}-server type veth peer name server netns {p}-node\n"
         ))
         .await?;
         let open = |name: &str| Namespace::open(&format!("{p}-{name}"));
-        let (cp, node, client, server) = (open("cp")?, open("node")?, open("client")?, open("server")?);
-        cp.ip("addr add 10.9.0.11/24 dev node\nlink set node up\n").await?;
+        let (node, client, server) = (open("node")?, open("client")?, open("server")?);
         node.sysctl(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
@@ -171,10 +174,10 @@ impl Node {
             ("net/ipv4/conf/default/rp_filter", "0"),
         ])?;
         node.ip(&format!(
-            "link set lo up\naddr add 10.9.0.1/24 dev eth0\nlink set eth0 up\n\
+            "link set lo up\n\
              addr add 10.200.1.1/24 dev client\nlink set client up\n\
              addr add 10.200.2.1/24 dev server\nlink set server up\n\
-             route add {api}/32 dev eth0\nroute add {ENDPOINTS} via 10.200.2.2\n"
+             route add {ENDPOINTS} via 10.200.2.2\n"
         ))
         .await?;
         client
@@ -188,8 +191,35 @@ impl Node {
                  route add local {ENDPOINTS} dev lo\nroute add default via 10.200.2.1\n"
             ))
             .await?;
-        let _server = Server::start(&server)?;
-        Ok(Node { prefix: prefix.into(), node, client, _server })
+        Ok(Wires { prefix: prefix.into(), node, client, server })
+    }
+
+    pub async fn down(self) -> anyhow::Result<()> {
+        let prefix = self.prefix.clone();
+        drop(self);
+        netns::ip(&["node", "client", "server"].map(|name| format!("netns del {prefix}-{name}\n")).concat()).await
+    }
+}
+
+impl std::ops::Deref for Node {
+    type Target = Wires;
+
+    fn deref(&self) -> &Wires {
+        &self.wires
+    }
+}
+
+impl Node {
+    pub async fn up(prefix: &str) -> anyhow::Result<Node> {
+        let wires = Wires::up(prefix).await?;
+        let api = topology::CONTROL_PLANE.v4;
+        netns::ip(&format!("link add node netns {prefix}-cp type veth peer name eth0 netns {prefix}-node\n")).await?;
+        let cp = Namespace::open(&format!("{prefix}-cp"))?;
+        cp.ip("addr add 10.9.0.11/24 dev node\nlink set node up\n").await?;
+        let to_api = format!("addr add 10.9.0.1/24 dev eth0\nlink set eth0 up\nroute add {api}/32 dev eth0\n");
+        wires.node.ip(&to_api).await?;
+        let _server = Server::start(&wires.server)?;
+        Ok(Node { wires, _server })
     }
 
     /// Bytes that came from the API server so far.
@@ -201,10 +231,10 @@ impl Node {
 
     /// The processes in its namespaces must have ended.
     pub async fn down(self) -> anyhow::Result<()> {
-        let prefix = self.prefix.clone();
-        drop(self);
+        let Node { wires, _server } = self;
+        drop(_server);
         // The namespaces' ends of the wires go at the kernel's leisure, this one at once.
-        let names = ["node", "client", "server"].map(|name| format!("netns del {prefix}-{name}\n"));
-        netns::ip(&format!("link del node\n{}", names.concat())).await
+        netns::ip("link del node\n").await?;
+        wires.down().await
     }
 }
