@@ -1,6 +1,7 @@
 //! Portolan: everything that does IO. Decisions live in `crates/`; see ARCHITECTURE.md.
 
 pub mod agent;
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod controller;

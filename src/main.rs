@@ -8,7 +8,6 @@ use clap::Parser;
 use portolan::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    one_arena();
     let cli = Cli::parse();
     start_log(cli.log_json);
     if !matches!(cli.command, Command::Agent(_) | Command::Controller(_)) {
@@ -20,15 +19,6 @@ fn main() -> ExitCode {
             eprintln!("portolan: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// The GNU allocator keeps a heap for each thread, and what one thread reads of the cluster another one drops.
-fn one_arena() {
-    // SAFETY: called before any other thread; the value is one that the option knows.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -43,7 +43,7 @@ impl Connections {
     ) -> anyhow::Result<BTreeMap<Family, Cleaned>> {
         for id in std::mem::take(&mut self.unseen) {
             let service = snapshot.services.get(&id).map(|service| &**service);
-            self.flows.set(&id, tables.programmed(&id), service, now);
+            self.flows.set(&id, tables.programmed(&id).map(|plan| &**plan), service, now);
         }
         self.delete(&tables.settings().node_port_addresses, now)
     }

@@ -203,7 +203,8 @@ impl Line {
         self.tell(snapshot);
         self.check_up(snapshot, to_plan);
         if touched.all {
-            return_memory();
+            self.index.compact();
+            self.programmer.tables.compact();
         }
     }
 
@@ -289,7 +290,7 @@ impl Line {
         if services.is_empty() {
             return;
         }
-        let plans = services.iter().map(|id| (id, self.programmer.tables.programmed(id)));
+        let plans = services.iter().map(|id| (id, self.programmer.tables.programmed(id).map(|plan| &**plan)));
         self.meter.turned(all, start, !self.programmer.is_unwritten(), plans);
     }
 }
@@ -313,15 +314,6 @@ fn tune(config: &Config, reporter: &Reporter) {
             "read-only, so that connection tracking keeps its settings: {files}; see `agent --init-only`"
         );
         reporter.warn("readOnlySysFS", START, &note);
-    }
-}
-
-/// What a turn about everything leaves free goes back to the system: the GNU allocator would keep most of it.
-fn return_memory() {
-    // SAFETY: it has no preconditions.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -23,10 +23,10 @@ pub struct Tables {
     kernel: Kernel,
     linger: Linger,
     pub sentry: Sentry,
-    /// What the kernel runs of each Service.
-    programmed: BTreeMap<ServiceId, Arc<ServicePlan>>,
-    /// What it should run instead, while it does not yet.
+    /// What the kernel still runs of each Service that it should run otherwise; of all others it runs what `dataplane` wants.
     pending: BTreeMap<ServiceId, Option<Arc<ServicePlan>>>,
+    /// Of these Services something lingers.
+    lingering: BTreeSet<ServiceId>,
     /// `dataplane` knows what the kernel holds.
     is_observed: bool,
     /// What the last observation found that nobody asks for any more.
@@ -44,8 +44,8 @@ impl Tables {
             kernel: Kernel::open()?,
             linger: Linger::default(),
             sentry: sentry.context("nf_tables monitor")?,
-            programmed: BTreeMap::new(),
             pending: BTreeMap::new(),
+            lingering: BTreeSet::new(),
             is_observed: false,
             orphans: Vec::new(),
             is_repair: false,
@@ -77,12 +77,18 @@ impl Tables {
 
     /// Every Service that the kernel runs something of.
     pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
-        self.programmed.keys()
+        let wanted =
+            self.dataplane.services().filter(|id| !is_withdrawn(id) && !self.pending.contains_key(id));
+        let pending = self.pending.iter().filter(|(_, plan)| plan.is_some());
+        wanted.chain(pending.map(|(id, _)| id))
     }
 
     /// The plan of a Service that the kernel runs.
-    pub fn programmed(&self, id: &ServiceId) -> Option<&ServicePlan> {
-        self.programmed.get(id).map(|plan| &**plan)
+    pub fn programmed(&self, id: &ServiceId) -> Option<&Arc<ServicePlan>> {
+        match self.pending.get(id) {
+            Some(plan) => plan.as_ref(),
+            None => self.dataplane.plan(id),
+        }
     }
 
     /// The part of it that the kernel really serves: an older Service may claim one of its frontends.
@@ -94,7 +100,7 @@ impl Tables {
         }
         let served = plan.frontends.iter().filter(|(frontend, _)| is_served(frontend));
         let frontends = served.map(|(frontend, forwarding)| (*frontend, forwarding.clone())).collect();
-        Some(Cow::Owned(ServicePlan { frontends, ..plan.clone() }))
+        Some(Cow::Owned(ServicePlan { frontends, ..(**plan).clone() }))
     }
 
     pub fn settings(&self) -> &Settings {
@@ -115,18 +121,33 @@ impl Tables {
         announced: impl Fn(&IpAddr) -> bool,
         now: Instant,
     ) -> BTreeSet<ServiceId> {
-        let programmed = self.programmed.get(id);
-        let lingering = self.linger.plan(id, programmed, wanted.as_deref(), announced, now);
-        // Under a name that no Service can have, and younger than all: it gives way to every other claim.
-        let withdrawn = ServiceId::new(id.namespace.clone(), format!("{} (withdrawn)", id.name));
-        let mut rivals = self.dataplane.set_service(&withdrawn, i64::MAX, lingering.map(Arc::new));
+        let programmed = self.programmed(id).cloned();
+        let lingering = self.linger.plan(id, programmed.as_ref(), wanted.as_deref(), announced, now);
+        let mut rivals = self.set_lingering(id, lingering);
         // Deleted and made again, it is younger, though it asks for the same.
         let is_recreated = wanted.is_some() && self.dataplane.created(id) != Some(created);
-        if wanted.as_ref() != programmed || is_recreated || self.pending.contains_key(id) {
-            rivals.extend(self.dataplane.set_service(id, created, wanted.clone()));
-            self.pending.insert(id.clone(), wanted);
+        if wanted != programmed || is_recreated || self.pending.contains_key(id) {
+            rivals.extend(self.dataplane.set_service(id, created, wanted));
+            self.pending.entry(id.clone()).or_insert(programmed);
         }
         rivals
+    }
+
+    fn set_lingering(&mut self, id: &ServiceId, plan: Option<ServicePlan>) -> BTreeSet<ServiceId> {
+        let lingered = match plan {
+            Some(_) => !self.lingering.insert(id.clone()),
+            None => self.lingering.remove(id),
+        };
+        if plan.is_none() && !lingered {
+            return BTreeSet::new();
+        }
+        // Younger than all: it gives way to every other claim.
+        self.dataplane.set_service(&withdrawn(id), i64::MAX, plan.map(Arc::new))
+    }
+
+    /// After much has come at once: takes no more memory than that needs.
+    pub fn compact(&mut self) {
+        self.dataplane.compact();
     }
 
     /// Frontends that went while no agent ran; each is told once.
@@ -151,17 +172,19 @@ impl Tables {
             tracing::warn!(transactions = written, "somebody changed our nftables tables: they are repaired");
             alarm.raise("TablesRepaired", "somebody changed our nftables tables: they are repaired", now);
         }
-        self.take_pending();
+        self.pending.clear();
         self.sentry.take_over(alarm, now);
         Ok(())
     }
+}
 
-    fn take_pending(&mut self) {
-        for (id, plan) in std::mem::take(&mut self.pending) {
-            match plan {
-                Some(plan) => self.programmed.insert(id, plan),
-                None => self.programmed.remove(&id),
-            };
-        }
-    }
+const WITHDRAWN: &str = " (withdrawn)";
+
+/// What lingers of a Service goes by a name that no Service can have.
+fn withdrawn(id: &ServiceId) -> ServiceId {
+    ServiceId::new(id.namespace.clone(), format!("{}{WITHDRAWN}", id.name))
+}
+
+fn is_withdrawn(id: &ServiceId) -> bool {
+    id.name.ends_with(WITHDRAWN)
 }

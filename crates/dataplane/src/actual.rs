@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use portolan_model::Backend;
+use portolan_model::{Action, Backend, Forwarding};
 use portolan_nft::Name;
 
 use crate::change::Change;
+use crate::compact;
 use crate::key::Key;
 use crate::ledger::{Ledger, Ports};
-use crate::target::{Memory, Shared, Side, Target};
+use crate::target::{self, Memory, Shared, Side, Target};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Frame {
@@ -73,8 +76,64 @@ pub struct Half {
     pub target: Option<Target>,
     /// `host-ports` or `cluster-ports` has the key.
     pub listed: bool,
-    pub slots: Vec<Backend>,
+    pub slots: Slots,
 }
+
+/// Endpoints by index. A list of a plan's that has them in the same order, as it does until one is replaced, serves for both.
+#[derive(Clone, Debug)]
+pub enum Slots {
+    Own(Vec<Backend>),
+    Shared(Arc<[Backend]>),
+}
+
+impl Slots {
+    /// Indices are filled from the front and given up from the back.
+    fn put(&mut self, index: usize, to: Option<Backend>) {
+        if let Slots::Shared(shared) = self {
+            *self = Slots::Own(shared.to_vec());
+        }
+        let Slots::Own(slots) = self else { return };
+        match to {
+            Some(backend) if index < slots.len() => slots[index] = backend,
+            Some(backend) => slots.push(backend),
+            None => slots.truncate(index),
+        }
+    }
+
+    /// Takes as little memory as they can: none, if they are what `list` is.
+    pub fn settle(&mut self, list: Option<&Arc<[Backend]>>) {
+        match (&mut *self, list) {
+            (Slots::Own(slots), Some(list)) if slots[..] == list[..] => *self = Slots::Shared(list.clone()),
+            (Slots::Own(slots), _) => slots.shrink_to_fit(),
+            (Slots::Shared(_), _) => {}
+        }
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Slots::Own(Vec::new())
+    }
+}
+
+impl Deref for Slots {
+    type Target = [Backend];
+
+    fn deref(&self) -> &[Backend] {
+        match self {
+            Slots::Own(slots) => slots,
+            Slots::Shared(slots) => slots,
+        }
+    }
+}
+
+impl PartialEq for Slots {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Slots {}
 
 impl Entry {
     pub fn half(&self, side: Side) -> Option<&Half> {
@@ -132,6 +191,12 @@ impl Actual {
         }
     }
 
+    /// Takes no more memory than what there is needs.
+    pub fn compact(&mut self) {
+        compact(&mut self.entries);
+        self.vips = std::mem::take(&mut self.vips).into_iter().collect();
+    }
+
     /// Takes note of a change that the kernel has made.
     pub fn fold(&mut self, change: &Change) {
         let (from, to) = change.leads();
@@ -154,14 +219,10 @@ impl Actual {
                 self.edit(*key, |entry| entry.half_mut(*side).listed = *there);
             }
             Change::Endpoint { key, side, index, to, .. } => {
-                self.edit(*key, |entry| put(&mut entry.half_mut(*side).slots, *index as usize, *to));
+                self.edit(*key, |entry| entry.half_mut(*side).slots.put(*index as usize, *to));
             }
             Change::Publish { key, side, to, .. } => {
-                self.edit(*key, |entry| {
-                    let half = entry.half_mut(*side);
-                    half.target = *to;
-                    half.slots.shrink_to_fit();
-                });
+                self.edit(*key, |entry| entry.half_mut(*side).target = *to);
             }
             Change::Ledger(ledger) => _ = self.ledgers.insert(*ledger),
             Change::Recall { key, to, .. } => {
@@ -189,6 +250,16 @@ impl Actual {
         }
     }
 
+    /// Takes no more memory for the key's endpoints than need be, now that they are as in the plan, or will stay as they are.
+    pub fn settle(&mut self, key: &Key, wanted: Option<&Forwarding>) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let of = |action: fn(&Forwarding) -> &Action| wanted.and_then(|wanted| target::list(action(wanted)));
+        entry.outside.slots.settle(of(|wanted| &wanted.from_outside));
+        if let Some(cluster) = &mut entry.cluster {
+            cluster.slots.settle(of(|wanted| &wanted.from_cluster));
+        }
+    }
+
     fn edit(&mut self, key: Key, change: impl FnOnce(&mut Entry)) {
         let entry = self.entries.entry(key).or_default();
         change(entry);
@@ -204,13 +275,4 @@ fn insert_or_remove(set: &mut BTreeSet<IpAddr>, address: IpAddr, there: bool) {
         true => set.insert(address),
         false => set.remove(&address),
     };
-}
-
-/// Indices are filled from the front and given up from the back.
-fn put(slots: &mut Vec<Backend>, index: usize, to: Option<Backend>) {
-    match to {
-        Some(backend) if index < slots.len() => slots[index] = backend,
-        Some(backend) => slots.push(backend),
-        None => slots.truncate(index),
-    }
 }

@@ -164,6 +164,14 @@ impl Change {
         }
     }
 
+    /// The frontend whose endpoints it moves.
+    pub fn places(&self) -> Option<&Key> {
+        match self {
+            Change::Endpoint { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whose clients are to be forgotten (None), or remembered for no longer than this.
     pub fn forgets(&self) -> Option<((Key, Backend), Option<Memory>)> {
         match self {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use portolan_model::{Address, Family, Forwarding, Frontend, Protocol, ServiceId, ServicePlan, SortedSet};
 
+use crate::compact;
 use crate::key::Key;
 
 /// The claims of one family.
@@ -97,9 +98,7 @@ impl Claims {
         dirty: &mut Dirty,
     ) {
         let none = ServicePlan::default();
-        let plan = |registered: Option<&'_ Registered>| registered.map(|r| r.plan.clone());
-        let (old_plan, new_plan) = (plan(old), plan(new));
-        let (before, after) = (old_plan.as_deref().unwrap_or(&none), new_plan.as_deref().unwrap_or(&none));
+        let (before, after) = (old.map_or(&none, |old| &*old.plan), new.map_or(&none, |new| &*new.plan));
         let same_rank = old.map(|r| r.created) == new.map(|r| r.created);
         for (frontend, forwarding) in frontends(before, family) {
             if !same_rank || after.frontends.get(frontend) != Some(forwarding) {
@@ -212,6 +211,12 @@ impl Claims {
 
     pub fn has_hairpin(&self, address: &IpAddr) -> bool {
         self.hairpin.contains_key(address)
+    }
+
+    /// Takes no more memory than what is claimed needs.
+    pub fn compact(&mut self) {
+        compact(&mut self.by_key);
+        compact(&mut self.vips);
     }
 
     /// Everything that anyone asks for.

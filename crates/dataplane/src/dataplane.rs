@@ -8,6 +8,7 @@ use portolan_nft::{Dumped, Table};
 
 use crate::actual::Frame;
 use crate::claims::{self, Registered};
+use crate::compact;
 use crate::layout::Settings;
 use crate::proxy::Proxy;
 use crate::step::{Limits, Step};
@@ -115,6 +116,11 @@ impl Dataplane {
         self.services.get(id).map(|registered| registered.created)
     }
 
+    /// What the Service is to have, as [`set_service`](Self::set_service) was last told.
+    pub fn plan(&self, id: &ServiceId) -> Option<&Arc<ServicePlan>> {
+        self.services.get(id).map(|registered| &registered.plan)
+    }
+
     /// The Services that [`set_service`](Self::set_service) gave a plan, in order.
     pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
         self.services.keys()
@@ -125,6 +131,15 @@ impl Dataplane {
         let (settings, limits) = (&self.settings, self.limits);
         let proxies = self.proxies.iter_mut();
         proxies.flat_map(|proxy| proxy.steps(settings, limits)).collect()
+    }
+
+    /// After much has come at once: takes no more memory than that needs. What changes later is as quick as before.
+    pub fn compact(&mut self) {
+        compact(&mut self.services);
+        for proxy in &mut self.proxies {
+            proxy.claims.compact();
+            proxy.actual.compact();
+        }
     }
 
     /// The kernel took the step.

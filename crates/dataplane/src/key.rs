@@ -1,19 +1,41 @@
 //! What a packet is looked up by, and its bytes in the kernel.
 
+use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 
 use portolan_model::{Backend, Family, Protocol};
 use portolan_nft::{Atom, Bytes};
 
 /// One frontend at one address: a node port is one key for every address that serves node ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     pub address: IpAddr,
     pub protocol: Protocol,
     pub port: u16,
 }
 
+/// By address, IPv4 first, then protocol, then port: as if derived, but in numbers, for every map here is searched by it.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number().cmp(&other.number())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Key {
+    fn number(&self) -> (bool, u128, u32) {
+        let (is_six, address) = match self.address {
+            IpAddr::V4(ip) => (false, u32::from(ip).into()),
+            IpAddr::V6(ip) => (true, ip.into()),
+        };
+        (is_six, address, (self.protocol as u32) << 16 | u32::from(self.port))
+    }
+
     /// `addr . proto . port`: a key of `services`.
     pub fn bytes(&self) -> Bytes {
         Bytes::concat(&self.atoms())
@@ -78,4 +100,32 @@ pub fn read_address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
         Family::Ipv4 => bytes.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
         Family::Ipv6 => bytes.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_is_that_of_the_fields() {
+        let addresses =
+            ["0.0.0.0", "10.0.0.9", "10.0.1.0", "255.255.255.255", "::", "::ffff:10.0.0.9", "fd00::1"];
+        let keys: Vec<Key> = addresses
+            .iter()
+            .flat_map(|address| {
+                let of = |protocol| [1, 80, u16::MAX].map(|port| (protocol, port));
+                [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().flat_map(of).map(
+                    move |(protocol, port)| Key {
+                        address: address.parse().expect("an address"),
+                        protocol,
+                        port,
+                    },
+                )
+            })
+            .collect();
+        for (a, b) in keys.iter().flat_map(|a| keys.iter().map(move |b| (a, b))) {
+            let fields = |key: &Key| (key.address, key.protocol, key.port);
+            assert_eq!(a.cmp(b), fields(a).cmp(&fields(b)), "{a:?} {b:?}");
+        }
+    }
 }

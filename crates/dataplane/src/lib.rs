@@ -32,3 +32,8 @@ pub use dataplane::{Dataplane, KernelState, render};
 pub use evaluate::{Candidate, Outcome, Packet, Trace, evaluate};
 pub use layout::{Settings, table_id};
 pub use step::{Limits, Step};
+
+/// A map that was filled from one end has nodes that are half empty; made at once, they are full.
+fn compact<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
+}

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use portolan_model::{Backend, Family};
 use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verdict};
 
-use crate::actual::{Actual, Frame};
+use crate::actual::{Actual, Frame, Slots};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{self, Ledger, Ports};
@@ -104,11 +104,16 @@ impl Reader<'_> {
     }
 
     fn services(&mut self, side: Side, map: &str) -> Option<()> {
+        let mut found = Vec::new();
         for element in self.elements(map) {
             let Value::Bytes(code) = &element.value else { return None };
             let target = read_target(code, side)?;
-            let key = self.key(element)?;
             self.actual.count(None, target.shared());
+            found.push((self.key(element)?, target));
+        }
+        // In order, since a map takes that much quicker than the order of the kernel's.
+        found.sort_unstable_by_key(|(key, _)| *key);
+        for (key, target) in found {
             self.actual.entries.entry(key).or_default().half_mut(side).target = Some(target);
         }
         Some(())
@@ -135,7 +140,8 @@ impl Reader<'_> {
             self.actual.strays.extend(strays.iter().map(|(key, index, _)| (*key, *index)));
             if dense > 0 {
                 let entry = self.actual.entries.entry(key).or_default();
-                entry.half_mut(side(first)).slots = slots.iter().map(|(_, _, backend)| *backend).collect();
+                entry.half_mut(side(first)).slots =
+                    Slots::Own(slots.iter().map(|(_, _, backend)| *backend).collect());
             }
         }
         Some(())
@@ -149,11 +155,11 @@ impl Reader<'_> {
     }
 
     fn addresses(&mut self) -> Option<()> {
-        for element in self.elements(layout::VIPS) {
+        let vip = |element: &Element| {
             let (address, rest) = key::read_address(self.family, &element.key)?;
-            self.actual.vips.insert(address);
-            rest.is_empty().then_some(())?;
-        }
+            rest.is_empty().then_some(address)
+        };
+        self.actual.vips = self.elements(layout::VIPS).map(vip).collect::<Option<_>>()?;
         for element in self.elements(layout::HAIRPIN) {
             let (address, rest) = key::read_address(self.family, &element.key)?;
             self.actual.hairpin.insert(address);

@@ -91,6 +91,11 @@ impl Proxy {
     /// The kernel took the step, and those before it.
     pub fn applied(&mut self, step: &Step) {
         step.changes.iter().for_each(|change| self.actual.fold(change));
+        let keys = step.changes.iter().filter_map(Change::places);
+        let mut last = None;
+        for key in keys.filter(|key| last.replace(*key) != Some(*key)) {
+            self.actual.settle(key, self.claims.winner(*key));
+        }
         if step.ends == Some(self.round) {
             self.in_steps = Dirty::default();
         }
@@ -132,7 +137,11 @@ impl Proxy {
             let before = changes.len();
             let wanted = self.claims.winner(*key).map(|forwarding| self.wanted(*key, forwarding, settings));
             entry::diff(*key, self.actual.entries.get(key), wanted.as_ref(), changes);
-            changes.len() > before
+            let differs = changes.len() > before;
+            if !differs {
+                self.actual.settle(key, self.claims.winner(*key));
+            }
+            differs
         });
         self.dirty.keys = dirty;
     }

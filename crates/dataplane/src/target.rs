@@ -1,6 +1,7 @@
 //! Where the maps of frontends send a new connection: one of the shared chains.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portolan_model::{Action, Backend, Family, Masquerade};
@@ -242,6 +243,14 @@ pub fn translate(action: &Action, side: Side, detector: bool) -> (Target, &[Back
         count => {
             (Target::Pick(Pick { side, masquerade, affine: balance.affinity.is_some(), count }), backends)
         }
+    }
+}
+
+/// The endpoints that the action's plan lists.
+pub fn list(action: &Action) -> Option<&Arc<[Backend]>> {
+    match action {
+        Action::Balance(balance) => Some(&balance.backends),
+        Action::Reject | Action::Drop => None,
     }
 }
 

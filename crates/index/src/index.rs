@@ -56,6 +56,11 @@ impl Index {
         dirty
     }
 
+    /// After lists have come: takes no more memory than they need.
+    pub fn compact(&mut self) {
+        self.slices.compact();
+    }
+
     /// None until every kind was listed once. Cheap: the maps are shared.
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.unlisted.is_empty().then(|| self.snapshot.clone())

@@ -24,6 +24,12 @@ impl Slices {
         slices
     }
 
+    /// Maps that were filled from one end have nodes that are half empty; made at once, they are full.
+    pub fn compact(&mut self) {
+        self.by_service = std::mem::take(&mut self.by_service).into_iter().collect();
+        self.owners = std::mem::take(&mut self.owners).into_iter().collect();
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.owners.keys()
     }

@@ -1,5 +1,6 @@
 //! Identities: cheap to clone, ordered, printable the way `kubectl` prints them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,10 +9,27 @@ use std::sync::Arc;
 pub type Name = Arc<str>;
 
 /// Namespace and name of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceId {
     pub namespace: Name,
     pub name: Name,
+}
+
+/// By namespace, then name, as if derived; but namespaces are few and nearly always one string in memory.
+impl Ord for ServiceId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let namespaces = match Arc::ptr_eq(&self.namespace, &other.namespace) {
+            true => Ordering::Equal,
+            false => self.namespace.cmp(&other.namespace),
+        };
+        namespaces.then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl PartialOrd for ServiceId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl ServiceId {
@@ -79,5 +97,23 @@ impl fmt::Display for Family {
             Family::Ipv4 => "IPv4",
             Family::Ipv6 => "IPv6",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_ordered_by_namespace_then_name() {
+        let namespace: Name = "b".into();
+        let shared = ServiceId::new(namespace.clone(), "y");
+        let ids = ["a/z", "b/x", "b/y", "b/z", "c/a"].map(|id| id.split_once('/').expect("two parts"));
+        for (index, (of, name)) in ids.into_iter().enumerate() {
+            let own = ServiceId::new(of, name);
+            assert_eq!(own.cmp(&shared), index.cmp(&2), "{own}");
+            let as_shared = ServiceId::new(if of == "b" { namespace.clone() } else { of.into() }, name);
+            assert_eq!(as_shared.cmp(&shared), index.cmp(&2), "{own}, one string");
+        }
     }
 }

@@ -18,6 +18,13 @@ impl<K: Ord, V> SortedMap<K, V> {
         SortedMap::default()
     }
 
+    /// Of several entries with one key the first counts.
+    pub fn of_first(mut entries: Vec<(K, V)>) -> Self {
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries.dedup_by(|(a, _), (b, _)| a == b);
+        SortedMap(entries.into())
+    }
+
     pub fn get(&self, key: &K) -> Option<&V> {
         self.find(|other| other.cmp(key))
     }
@@ -181,6 +188,8 @@ mod tests {
         let map: SortedMap<i32, char> = entries.into_iter().collect();
         assert_eq!(map.iter().collect::<Vec<_>>(), [(&1, &'a'), (&2, &'b'), (&3, &'d')]);
         assert_eq!((map.get(&3), map.get(&4), map.contains_key(&1)), (Some(&'d'), None, true));
+        let first = SortedMap::of_first(entries.to_vec());
+        assert_eq!(first.iter().collect::<Vec<_>>(), [(&1, &'a'), (&2, &'b'), (&3, &'c')]);
         assert_eq!(SortedMap::from([(crate::Name::from("a"), 1)]).at("a"), Some(&1));
     }
 

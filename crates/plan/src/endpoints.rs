@@ -1,7 +1,5 @@
 //! The endpoint predicate: which endpoints of a Service port take new connections on this node (S29–S37).
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,14 +23,14 @@ pub struct Usable {
 /// Decides for one port and one family; every list is sorted and free of duplicates.
 pub fn usable(service: &Service, port: &ServicePort, family: Family, node: &NodeView) -> Usable {
     let all = merge_slices(service, port, family, node);
-    let local: Vec<_> = all.iter().filter(|candidate| candidate.local).collect();
-    let here = ready_or_fallback(&local);
-    let everywhere: Vec<_> = all.iter().collect();
+    let nodeless = !all.is_empty() && !all.iter().any(|candidate| candidate.placed);
+    let local: Vec<_> = all.iter().filter(|candidate| candidate.local).copied().collect();
+    let here = local.iter().filter(|c| c.is_ready() || c.is_fallback()).map(|c| c.backend.ip()).collect();
     Usable {
-        cluster: addresses(&nearest(ready_or_fallback(&everywhere), node)),
-        local: addresses(&here),
-        here: local.iter().filter(|c| c.is_ready() || c.is_fallback()).map(|c| c.backend.ip()).collect(),
-        nodeless: !all.is_empty() && !all.iter().any(|candidate| candidate.placed),
+        cluster: addresses(&nearest(ready_or_fallback(all), node)),
+        local: addresses(&ready_or_fallback(local)),
+        here,
+        nodeless,
     }
 }
 
@@ -45,7 +43,17 @@ struct Candidate<'a> {
     placed: bool,
 }
 
-impl Candidate<'_> {
+impl<'a> Candidate<'a> {
+    /// Takes over what a later copy of the same endpoint says. Always true.
+    fn join(&mut self, copy: Candidate<'a>) -> bool {
+        let (local, placed) = (self.local || copy.local, self.placed || copy.placed);
+        if copy.rank() > self.rank() {
+            *self = copy;
+        }
+        (self.local, self.placed) = (local, placed);
+        true
+    }
+
     fn is_ready(&self) -> bool {
         self.endpoint.is_ready()
     }
@@ -71,7 +79,7 @@ fn merge_slices<'a>(
     family: Family,
     node: &NodeView,
 ) -> Vec<Candidate<'a>> {
-    let mut merged: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
+    let mut all = Vec::new();
     for slice in service.slices.iter().filter(|slice| slice.family == family) {
         let numbers =
             slice.ports.iter().filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
@@ -81,36 +89,22 @@ fn merge_slices<'a>(
                 let local = endpoint.node.as_ref() == Some(&node.node); // S11
                 let backend = SocketAddr::new(endpoint.address, *number);
                 let placed = endpoint.node.is_some();
-                add(&mut merged, Candidate { backend, endpoint, local, placed });
+                all.push(Candidate { backend, endpoint, local, placed });
             }
         }
     }
-    merged.into_values().collect()
-}
-
-fn add<'a>(merged: &mut BTreeMap<Backend, Candidate<'a>>, candidate: Candidate<'a>) {
-    match merged.entry(candidate.backend) {
-        Entry::Vacant(vacant) => {
-            vacant.insert(candidate);
-        }
-        Entry::Occupied(mut occupied) => {
-            let local = occupied.get().local || candidate.local;
-            let placed = occupied.get().placed || candidate.placed;
-            if candidate.rank() > occupied.get().rank() {
-                occupied.insert(candidate);
-            }
-            (occupied.get_mut().local, occupied.get_mut().placed) = (local, placed);
-        }
-    }
+    all.sort_by_key(|candidate| candidate.backend);
+    all.dedup_by(|copy, first| copy.backend == first.backend && first.join(*copy));
+    all
 }
 
 /// All that are ready; when none is, all that still serve while terminating (S30, S31).
-fn ready_or_fallback<'a>(candidates: &[&Candidate<'a>]) -> Vec<Candidate<'a>> {
-    let ready: Vec<_> = candidates.iter().filter(|c| c.is_ready()).map(|c| **c).collect();
-    match ready.is_empty() {
-        true => candidates.iter().filter(|c| c.is_fallback()).map(|c| **c).collect(),
-        false => ready,
+fn ready_or_fallback(mut candidates: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    match candidates.iter().any(Candidate::is_ready) {
+        true => candidates.retain(Candidate::is_ready),
+        false => candidates.retain(Candidate::is_fallback),
     }
+    candidates
 }
 
 /// Keeps the endpoints that hints give to this node (S33), else to its zone (S34), else all (S35).

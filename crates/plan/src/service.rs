@@ -1,13 +1,13 @@
 //! What one node does with the packets of one Service: all of Kubernetes' Service policy, decided once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use portolan_model::{
     Action, Address, Backend, Balance, Detector, Family, Forwarding, Frontend, IpMode, Masquerade, Name,
-    Scheduler, Service, ServicePlan, ServicePort, ServiceType, TrafficPolicy,
+    Scheduler, Service, ServicePlan, ServicePort, ServiceType, SortedMap, TrafficPolicy,
 };
 
 use crate::endpoints::{self, Usable};
@@ -44,15 +44,20 @@ pub fn plan(service: &Service, node: &NodeView) -> ServicePlan {
             plan_port(&mut plan, &vips, service, port, node);
         }
     }
-    ServicePlan { frontends: plan.frontends.into(), vips: plan.vips.into(), hairpin: plan.hairpin.into() }
+    ServicePlan {
+        frontends: SortedMap::of_first(plan.frontends),
+        vips: plan.vips.into_iter().collect(),
+        hairpin: plan.hairpin.into_iter().collect(),
+    }
 }
 
-/// A plan that is being made.
+/// A plan that is being made. Lists, for nearly all are of one or two.
 #[derive(Default)]
 struct Draft {
-    frontends: BTreeMap<Frontend, Forwarding>,
-    vips: BTreeSet<IpAddr>,
-    hairpin: BTreeSet<IpAddr>,
+    /// Of a frontend that stands in two roles the first counts.
+    frontends: Vec<(Frontend, Forwarding)>,
+    vips: Vec<IpAddr>,
+    hairpin: Vec<IpAddr>,
 }
 
 /// The (family, whether for clients inside) in which a policy Local finds nothing here though there is something elsewhere:
@@ -94,7 +99,7 @@ fn plan_port(plan: &mut Draft, vips: &Vips, service: &Service, port: &ServicePor
     let usable = endpoints::usable(service, port, vips.family, node);
     let mut serve = |address, number, forwarding: &Forwarding| {
         let frontend = Frontend { address, protocol: port.protocol, port: number };
-        plan.frontends.entry(frontend).or_insert_with(|| forwarding.clone());
+        plan.frontends.push((frontend, forwarding.clone()));
     };
     let internal = internal(service, &usable, vips.family, node);
     serve(Address::Vip(vips.cluster), port.port, &internal);

@@ -197,7 +197,8 @@ impl Wires {
     pub async fn down(self) -> anyhow::Result<()> {
         let prefix = self.prefix.clone();
         drop(self);
-        netns::ip(&["node", "client", "server"].map(|name| format!("netns del {prefix}-{name}\n")).concat()).await
+        netns::ip(&["node", "client", "server"].map(|name| format!("netns del {prefix}-{name}\n")).concat())
+            .await
     }
 }
 
@@ -213,10 +214,12 @@ impl Node {
     pub async fn up(prefix: &str) -> anyhow::Result<Node> {
         let wires = Wires::up(prefix).await?;
         let api = topology::CONTROL_PLANE.v4;
-        netns::ip(&format!("link add node netns {prefix}-cp type veth peer name eth0 netns {prefix}-node\n")).await?;
+        netns::ip(&format!("link add node netns {prefix}-cp type veth peer name eth0 netns {prefix}-node\n"))
+            .await?;
         let cp = Namespace::open(&format!("{prefix}-cp"))?;
         cp.ip("addr add 10.9.0.11/24 dev node\nlink set node up\n").await?;
-        let to_api = format!("addr add 10.9.0.1/24 dev eth0\nlink set eth0 up\nroute add {api}/32 dev eth0\n");
+        let to_api =
+            format!("addr add 10.9.0.1/24 dev eth0\nlink set eth0 up\nroute add {api}/32 dev eth0\n");
         wires.node.ip(&to_api).await?;
         let _server = Server::start(&wires.server)?;
         Ok(Node { wires, _server })
