@@ -23,6 +23,7 @@ use super::node_routes::NodeRoutes;
 use super::programmer::Programmer;
 use super::report::LineReport;
 use super::tables::Tables;
+use crate::allocator;
 use crate::config::Config;
 use crate::config::NodeRoutes as Routing;
 use crate::dataplane::conntrack;
@@ -205,6 +206,7 @@ impl Line {
         if touched.all {
             self.index.compact();
             self.programmer.tables.compact();
+            allocator::return_free();
         }
     }
 

@@ -151,11 +151,11 @@ impl Desk {
         let id = &decision.service;
         let service =
             self.seen(Kind::Service, &Key::namespaced(id.namespace.clone(), id.name.clone())).cloned();
-        let shown = snapshot.services.get(id).map(|service| &service.ingress);
+        let shown = snapshot.services.get(id).map(|service| &*service.ingress);
         let condition = service.as_ref().and_then(allocated);
         decision.steps.retain(|step| match step {
             Step::Status(status) => {
-                shown != Some(&status.ingress) || !condition.is_some_and(|c| says(c, status))
+                shown != Some(&*status.ingress) || !condition.is_some_and(|c| says(c, status))
             }
             Step::ClearStatus => condition.is_some(),
             Step::Create(_) | Step::Update(_) | Step::Delete(_) => true,

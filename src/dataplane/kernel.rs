@@ -87,17 +87,18 @@ impl Kernel {
         let lacks = self.lacks.map(table_id);
         let steps = dataplane.steps().into_iter().filter(|step| Some(step.table()) != lacks);
         let steps: Vec<Step> = steps.collect();
+        let many = steps.len();
         let mut failed: BTreeMap<TableId, anyhow::Error> = BTreeMap::new();
-        for step in &steps {
+        for step in steps {
             // The steps of one table build on each other.
             if failed.contains_key(&step.table()) {
                 continue;
             }
             let start = Instant::now();
-            let applied = self.apply(step);
+            let applied = self.apply(&step);
             *measured.took.entry(step.family()).or_default() += start.elapsed();
             match applied {
-                Ok(()) => dataplane.applied(step),
+                Ok(()) => dataplane.applied(&step),
                 Err(error) => {
                     measured.failed.insert(step.family());
                     failed.insert(step.table(), error);
@@ -105,7 +106,7 @@ impl Kernel {
             }
         }
         if failed.is_empty() {
-            return Ok(steps.len());
+            return Ok(many);
         }
         dataplane.failed();
         Err(joined(failed.into_values()))

@@ -36,8 +36,10 @@ fn carry_out(snapshot: &mut Snapshot, id: &ServiceId, step: Step) {
             snapshot.allocations.insert_mut(Arc::new(allocation))
         }
         Step::Delete(address) => drop(snapshot.allocations.remove_mut(&address)),
-        Step::Status(Status { ingress, .. }) => change(snapshot, id, |service| service.ingress = ingress),
-        Step::ClearStatus => change(snapshot, id, |service| service.ingress.clear()),
+        Step::Status(Status { ingress, .. }) => {
+            change(snapshot, id, |service| service.ingress = ingress.into())
+        }
+        Step::ClearStatus => change(snapshot, id, |service| service.ingress = Box::default()),
     }
 }
 

@@ -213,8 +213,8 @@ fn web(case: Case) -> Service {
         kind: ServiceType::LoadBalancer,
         cluster_ips: vec![at(Target::ClusterIp).ip()],
         families: vec![case.family],
-        external_ips: vec![at(Target::ExternalIp).ip()],
-        ingress: vec![IngressIp { ip: at(Target::LoadBalancerIp).ip(), mode: IpMode::Vip }],
+        external_ips: [at(Target::ExternalIp).ip()].into(),
+        ingress: [IngressIp { ip: at(Target::LoadBalancerIp).ip(), mode: IpMode::Vip }].into(),
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,
@@ -237,8 +237,7 @@ fn ready(family: Family, number: u8) -> Endpoint {
         terminating: false,
         node: Some(if is_here(family, address) { "n1" } else { "n2" }.into()),
         zone: None,
-        zone_hints: None,
-        node_hints: None,
+        hints: None,
     }
 }
 

@@ -150,6 +150,15 @@ impl Entry {
         }
     }
 
+    /// Takes no more memory for endpoints than need be, now that they are as in the plan, or will stay as they are.
+    pub fn settle(&mut self, wanted: Option<&Forwarding>) {
+        let of = |action: fn(&Forwarding) -> &Action| wanted.and_then(|wanted| target::list(action(wanted)));
+        self.outside.slots.settle(of(|wanted| &wanted.from_outside));
+        if let Some(cluster) = &mut self.cluster {
+            cluster.slots.settle(of(|wanted| &wanted.from_cluster));
+        }
+    }
+
     pub fn remember(&mut self, backend: Backend, memory: Option<Memory>) {
         match memory {
             Some(memory) => self.memory.insert(backend, memory),
@@ -247,16 +256,6 @@ impl Actual {
         if let Some(from) = from {
             let chain = self.shared.entry(from).or_default();
             chain.uses = chain.uses.saturating_sub(1);
-        }
-    }
-
-    /// Takes no more memory for the key's endpoints than need be, now that they are as in the plan, or will stay as they are.
-    pub fn settle(&mut self, key: &Key, wanted: Option<&Forwarding>) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        let of = |action: fn(&Forwarding) -> &Action| wanted.and_then(|wanted| target::list(action(wanted)));
-        entry.outside.slots.settle(of(|wanted| &wanted.from_outside));
-        if let Some(cluster) = &mut entry.cluster {
-            cluster.slots.settle(of(|wanted| &wanted.from_cluster));
         }
     }
 

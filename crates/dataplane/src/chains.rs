@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::actual::{Actual, SharedChain};
 use crate::change::Change;
+use crate::changes::Changes;
 use crate::ledger::Ledger;
 use crate::step::Limits;
 use crate::target::{Shared, Target};
 
 /// Adds to `changes`, which publish and unpublish, the chains and targets that they need and those that are too many. `everything`:
 /// chains that no change leads to are looked at too.
-pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Vec<Change>) {
+pub fn diff(actual: &Actual, limits: &Limits, everything: bool, changes: &mut Changes) {
     let mut needed: BTreeSet<Shared> =
         changes.iter().filter_map(|change| change.leads().1).flat_map(Shared::chains).collect();
     let moved = changes.iter().any(|change| change.leads() != (None, None));
@@ -45,7 +46,7 @@ fn ledgers(
     missing: &[Shared],
     dropped: &BTreeSet<Shared>,
     everything: bool,
-    changes: &mut Vec<Change>,
+    changes: &mut Changes,
 ) {
     let wanted: BTreeSet<Ledger> = missing.iter().flat_map(|shared| shared.ledgers()).collect();
     changes.extend(wanted.difference(&actual.ledgers).copied().map(Change::Ledger));
@@ -66,14 +67,14 @@ fn dispatch(actual: &Actual, target: Target) -> Option<Change> {
 
 /// A first look, so that a change costs little for all the chains that it has nothing to do with. Each verdict that goes may
 /// leave one more without a use.
-fn may_be_too_many(actual: &Actual, limits: &Limits, changes: &[Change]) -> bool {
+fn may_be_too_many(actual: &Actual, limits: &Limits, changes: &Changes) -> bool {
     let idle = |(_, chain): &(&Shared, &SharedChain)| chain.uses == 0;
     let left = changes.iter().filter(|change| change.leads().0.is_some()).count();
     actual.shared.iter().filter(idle).count() + left > limits.spare
 }
 
 /// What leads somewhere when `changes` are written.
-fn used(actual: &Actual, changes: &[Change]) -> BTreeSet<Shared> {
+fn used(actual: &Actual, changes: &Changes) -> BTreeSet<Shared> {
     let mut uses: BTreeMap<Shared, i64> =
         actual.shared.iter().map(|(shared, chain)| (*shared, chain.uses.into())).collect();
     for (from, to) in changes.iter().map(Change::leads) {

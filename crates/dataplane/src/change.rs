@@ -107,6 +107,10 @@ pub enum Phase {
 /// Of a ledger's name: the kernel walks the list of all sets for it, a tenth of a millisecond where there are thousands.
 const LEDGER_COST: usize = 16;
 
+impl Phase {
+    pub const COUNT: usize = Phase::Chaff as usize + 1;
+}
+
 impl Change {
     pub fn phase(&self) -> Phase {
         match self {

@@ -45,14 +45,23 @@ pub struct Dirty {
     pub hairpin: BTreeSet<IpAddr>,
     /// Any chain, whether something leads to it or not.
     pub chains: bool,
+    /// Whatever there is: no key or address is noted beside it.
+    pub everything: bool,
 }
 
 impl Dirty {
+    fn note_keys(&mut self, keys: impl Iterator<Item = Key>) {
+        if !self.everything {
+            self.keys.extend(keys);
+        }
+    }
+
     pub fn extend(&mut self, other: Dirty) {
         self.keys.extend(other.keys);
         self.vips.extend(other.vips);
         self.hairpin.extend(other.hairpin);
         self.chains |= other.chains;
+        self.everything |= other.everything;
     }
 }
 
@@ -102,20 +111,22 @@ impl Claims {
         let same_rank = old.map(|r| r.created) == new.map(|r| r.created);
         for (frontend, forwarding) in frontends(before, family) {
             if !same_rank || after.frontends.get(frontend) != Some(forwarding) {
-                dirty.keys.extend(keys(frontend, nodes));
+                dirty.note_keys(keys(frontend, nodes));
             }
         }
         for (frontend, _) in
             frontends(after, family).filter(|(f, _)| !same_rank || !before.frontends.contains_key(f))
         {
-            dirty.keys.extend(keys(frontend, nodes));
+            dirty.note_keys(keys(frontend, nodes));
         }
         old.into_iter().for_each(|registered| self.drop_keys(id, family, nodes, registered));
         new.into_iter().for_each(|registered| self.add_keys(id, family, nodes, registered));
-        recount(&mut self.vips, family, &before.vips, &after.vips, &mut dirty.vips);
+        let vips = (!dirty.everything).then_some(&mut dirty.vips);
+        recount(&mut self.vips, family, &before.vips, &after.vips, vips);
         let moved = before.vips.symmetric_difference(&after.vips).filter(|ip| Family::of(ip) == family);
-        moved.for_each(|ip| dirty.keys.extend(self.keys_at(*ip))); // listed or not
-        recount(&mut self.hairpin, family, &before.hairpin, &after.hairpin, &mut dirty.hairpin);
+        moved.for_each(|ip| dirty.note_keys(self.keys_at(*ip))); // listed or not
+        let hairpin = (!dirty.everything).then_some(&mut dirty.hairpin);
+        recount(&mut self.hairpin, family, &before.hairpin, &after.hairpin, hairpin);
     }
 
     /// The node's addresses change: the node ports of one Service move.
@@ -131,7 +142,7 @@ impl Claims {
         let moved = from.symmetric_difference(to).copied().collect();
         for (frontend, _) in frontends(&registered.plan, family) {
             if matches!(frontend.address, Address::NodePort(_)) {
-                dirty.keys.extend(keys(frontend, &moved));
+                dirty.note_keys(keys(frontend, &moved));
             }
         }
         self.drop_keys(id, family, from, registered);
@@ -219,11 +230,9 @@ impl Claims {
         compact(&mut self.vips);
     }
 
-    /// Everything that anyone asks for.
-    pub fn all(&self, dirty: &mut Dirty) {
-        dirty.keys.extend(self.by_key.keys().map(|claim| claim.key));
-        dirty.vips.extend(self.vips());
-        dirty.hairpin.extend(self.hairpin());
+    /// Every claimed key, some more than once, in order.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.by_key.keys().map(|claim| claim.key)
     }
 }
 
@@ -257,11 +266,11 @@ fn recount(
     family: Family,
     before: &SortedSet<IpAddr>,
     after: &SortedSet<IpAddr>,
-    dirty: &mut BTreeSet<IpAddr>,
+    mut dirty: Option<&mut BTreeSet<IpAddr>>,
 ) {
     for address in after.difference(before).filter(|ip| Family::of(ip) == family) {
         *counts.entry(*address).or_default() += 1;
-        dirty.insert(*address);
+        dirty.as_mut().map(|dirty| dirty.insert(*address));
     }
     for address in before.difference(after).filter(|ip| Family::of(ip) == family) {
         let count = counts.get(address).map_or(0, |count| count.saturating_sub(1));
@@ -269,6 +278,6 @@ fn recount(
             0 => counts.remove(address),
             count => counts.insert(*address, count),
         };
-        dirty.insert(*address);
+        dirty.as_mut().map(|dirty| dirty.insert(*address));
     }
 }

@@ -7,6 +7,7 @@ use portolan_model::{Backend, Family, Forwarding};
 
 use crate::actual::{Entry, Half};
 use crate::change::Change;
+use crate::changes::Changes;
 use crate::key::Key;
 use crate::ledger::Ports;
 use crate::target::{Memory, Side, Target, memory, translate};
@@ -83,7 +84,7 @@ fn of_family(nets: &[IpNet], family: Family) -> Box<[IpNet]> {
 }
 
 /// Adds to `changes` what turns `actual` into `wanted`; nothing when they are equal.
-pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Vec<Change>) {
+pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Changes) {
     diff_memory(key, actual, wanted, changes);
     for side in Side::ALL {
         let half = actual.and_then(|entry| entry.half(side));
@@ -97,7 +98,7 @@ pub fn diff(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: 
 }
 
 /// S42: an endpoint that leaves a side is forgotten on both, since what is remembered does not tell the side.
-fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Vec<Change>) {
+fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, changes: &mut Changes) {
     let none = BTreeMap::new();
     let from = actual.map_or(&none, |entry| &entry.memory);
     let mut to = wanted.map_or(BTreeMap::new(), Wanted::memory);
@@ -128,7 +129,7 @@ fn diff_memory(key: Key, actual: Option<&Entry>, wanted: Option<&Wanted>, change
     }
 }
 
-fn diff_recall(key: Key, actual: Option<&Entry>, to: Option<Ports>, changes: &mut Vec<Change>) {
+fn diff_recall(key: Key, actual: Option<&Entry>, to: Option<Ports>, changes: &mut Changes) {
     let from = actual.and_then(|entry| entry.recall.as_deref().copied());
     if from != to {
         changes.push(Change::Recall { key, from, to });
@@ -140,7 +141,7 @@ fn diff_half(
     side: Side,
     actual: Option<&Half>,
     wanted: Option<&WantedHalf>,
-    changes: &mut Vec<Change>,
+    changes: &mut Changes,
 ) {
     let slots = actual.map_or(&[][..], |half| &half.slots);
     place(slots, wanted.map_or(&[], |half| half.backends), |index, to| {

@@ -16,26 +16,29 @@ pub struct Key {
 
 /// By address, IPv4 first, then protocol, then port: as if derived, but in numbers, for every map here is searched by it.
 impl Ord for Key {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        self.number().cmp(&other.number())
+        let rest = |key: &Key| (key.protocol as u64) << 16 | u64::from(key.port);
+        match (self.address, other.address) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let number = |ip, key| u64::from(u32::from(ip)) << 32 | rest(key);
+                number(a, self).cmp(&number(b, other))
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a), rest(self)).cmp(&(u128::from(b), rest(other))),
+            (IpAddr::V4(_), IpAddr::V6(_)) => Ordering::Less,
+            (IpAddr::V6(_), IpAddr::V4(_)) => Ordering::Greater,
+        }
     }
 }
 
 impl PartialOrd for Key {
+    #[inline]
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
 impl Key {
-    fn number(&self) -> (bool, u128, u32) {
-        let (is_six, address) = match self.address {
-            IpAddr::V4(ip) => (false, u32::from(ip).into()),
-            IpAddr::V6(ip) => (true, ip.into()),
-        };
-        (is_six, address, (self.protocol as u32) << 16 | u32::from(self.port))
-    }
-
     /// `addr . proto . port`: a key of `services`.
     pub fn bytes(&self) -> Bytes {
         Bytes::concat(&self.atoms())

@@ -13,6 +13,7 @@
 mod actual;
 mod chains;
 mod change;
+mod changes;
 mod claims;
 mod code;
 mod dataplane;

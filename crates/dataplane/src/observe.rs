@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use portolan_model::{Backend, Family};
 use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verdict};
 
-use crate::actual::{Actual, Frame, Slots};
+use crate::actual::{Actual, Entry, Frame, Slots};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{self, Ledger, Ports};
@@ -111,11 +111,8 @@ impl Reader<'_> {
             self.actual.count(None, target.shared());
             found.push((self.key(element)?, target));
         }
-        // In order, since a map takes that much quicker than the order of the kernel's.
         found.sort_unstable_by_key(|(key, _)| *key);
-        for (key, target) in found {
-            self.actual.entries.entry(key).or_default().half_mut(side).target = Some(target);
-        }
+        self.merge(found, |entry, target| entry.half_mut(side).target = Some(target));
         Some(())
     }
 
@@ -130,8 +127,9 @@ impl Reader<'_> {
     fn endpoints(&mut self) -> Option<()> {
         let mut found =
             self.elements(layout::ENDPOINTS).map(|e| self.endpoint(e)).collect::<Option<Vec<_>>>()?;
-        found.sort_unstable_by_key(|(key, index, _)| (*key, *index));
+        found.sort_unstable_by(|(a, i, _), (b, j, _)| a.cmp(b).then(i.cmp(j)));
         let side = |index| if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };
+        let mut halves = Vec::new();
         for half in found.chunk_by(|(a, i, _), (b, j, _)| a == b && side(*i) == side(*j)) {
             let (key, first, _) = half[0];
             let indices = side(first).offset()..;
@@ -139,12 +137,35 @@ impl Reader<'_> {
             let (slots, strays) = half.split_at(dense);
             self.actual.strays.extend(strays.iter().map(|(key, index, _)| (*key, *index)));
             if dense > 0 {
-                let entry = self.actual.entries.entry(key).or_default();
-                entry.half_mut(side(first)).slots =
-                    Slots::Own(slots.iter().map(|(_, _, backend)| *backend).collect());
+                halves.push((key, (side(first), slots)));
             }
         }
+        self.merge(halves, |entry, (side, slots)| {
+            entry.half_mut(side).slots = Slots::Own(slots.iter().map(|(_, _, backend)| *backend).collect());
+        });
         Some(())
+    }
+
+    /// What was found of each key, in order, goes into its entry: one walk beside the map instead of a search for each.
+    fn merge<T>(&mut self, found: Vec<(Key, T)>, put: impl Fn(&mut Entry, T)) {
+        if found.is_empty() {
+            return;
+        }
+        let mut entries = std::mem::take(&mut self.actual.entries).into_iter().peekable();
+        let mut merged: Vec<(Key, Entry)> = Vec::with_capacity(found.len().max(entries.len()));
+        for (key, what) in found {
+            while let Some(entry) = entries.next_if(|(other, _)| *other <= key) {
+                merged.push(entry);
+            }
+            if merged.last().is_none_or(|(last, _)| *last != key) {
+                merged.push((key, Entry::default()));
+            }
+            if let Some((_, entry)) = merged.last_mut() {
+                put(entry, what);
+            }
+        }
+        merged.extend(entries);
+        self.actual.entries = merged.into_iter().collect();
     }
 
     fn endpoint(&self, element: &Element) -> Option<(Key, u32, Backend)> {

@@ -10,6 +10,7 @@ use portolan_nft::{Chain, Command, Dumped, Table};
 use crate::actual::{Actual, Frame};
 use crate::chains;
 use crate::change::{Change, Script};
+use crate::changes::Changes;
 use crate::claims::{Claims, Dirty, Registered};
 use crate::entry::{self, Wanted};
 use crate::key::Key;
@@ -49,11 +50,16 @@ impl Proxy {
 
     /// Compares everything at the next [`Proxy::changes`].
     pub fn touch_all(&mut self) {
-        self.claims.all(&mut self.dirty);
-        self.dirty.chains = true;
-        self.dirty.keys.extend(self.actual.entries.keys());
-        self.dirty.vips.extend(&self.actual.vips);
-        self.dirty.hairpin.extend(&self.actual.hairpin);
+        self.dirty = Dirty { chains: true, everything: true, ..Dirty::default() };
+    }
+
+    /// Names what everything is.
+    fn spread(&mut self) {
+        if std::mem::take(&mut self.dirty.everything) {
+            self.dirty.keys = self.claims.keys().chain(self.actual.entries.keys().copied()).collect();
+            self.dirty.vips = self.claims.vips().chain(self.actual.vips.iter().copied()).collect();
+            self.dirty.hairpin = self.claims.hairpin().chain(self.actual.hairpin.iter().copied()).collect();
+        }
     }
 
     pub fn orphans(&self) -> impl Iterator<Item = Key> {
@@ -94,24 +100,26 @@ impl Proxy {
         let keys = step.changes.iter().filter_map(Change::places);
         let mut last = None;
         for key in keys.filter(|key| last.replace(*key) != Some(*key)) {
-            self.actual.settle(key, self.claims.winner(*key));
+            if let Some(entry) = self.actual.entries.get_mut(key) {
+                entry.settle(self.claims.winner(*key));
+            }
         }
         if step.ends == Some(self.round) {
             self.in_steps = Dirty::default();
         }
     }
 
-    fn changes(&mut self, settings: &Settings, limits: &Limits) -> Vec<Change> {
+    fn changes(&mut self, settings: &Settings, limits: &Limits) -> Changes {
+        self.spread();
         let mut changes = self.frame_changes(settings);
         self.key_changes(settings, &mut changes);
         self.address_changes(settings, &mut changes);
         self.chain_changes(limits, &mut changes);
-        changes.sort_by_key(Change::phase);
         changes
     }
 
-    fn frame_changes(&self, settings: &Settings) -> Vec<Change> {
-        let mut changes = Vec::new();
+    fn frame_changes(&self, settings: &Settings) -> Changes {
+        let mut changes = Changes::default();
         match self.actual.frame {
             Frame::Ours => changes.extend(self.actual.missing_sets.iter().cloned().map(Change::Set)),
             frame => changes.push(Change::Table { replace: frame == Frame::Foreign }),
@@ -131,22 +139,24 @@ impl Proxy {
     }
 
     /// Keys that turn out to be as wanted are no longer dirty.
-    fn key_changes(&mut self, settings: &Settings, changes: &mut Vec<Change>) {
-        let mut dirty = std::mem::take(&mut self.dirty.keys);
-        dirty.retain(|key| {
+    fn key_changes(&mut self, settings: &Settings, changes: &mut Changes) {
+        let dirty = std::mem::take(&mut self.dirty.keys);
+        let differs = |key: &Key| {
             let before = changes.len();
-            let wanted = self.claims.winner(*key).map(|forwarding| self.wanted(*key, forwarding, settings));
-            entry::diff(*key, self.actual.entries.get(key), wanted.as_ref(), changes);
+            let forwarding = self.claims.winner(*key);
+            let wanted = forwarding.map(|forwarding| self.wanted(*key, forwarding, settings));
+            let entry = self.actual.entries.get_mut(key);
+            entry::diff(*key, entry.as_deref(), wanted.as_ref(), changes);
             let differs = changes.len() > before;
-            if !differs {
-                self.actual.settle(key, self.claims.winner(*key));
+            if !differs && let Some(entry) = entry {
+                entry.settle(forwarding);
             }
             differs
-        });
-        self.dirty.keys = dirty;
+        };
+        self.dirty.keys = dirty.into_iter().filter(differs).collect();
     }
 
-    fn address_changes(&mut self, settings: &Settings, changes: &mut Vec<Change>) {
+    fn address_changes(&mut self, settings: &Settings, changes: &mut Changes) {
         let (mut vips, mut hairpin) =
             (std::mem::take(&mut self.dirty.vips), std::mem::take(&mut self.dirty.hairpin));
         vips.retain(|ip| self.wants_vip(ip, settings) != self.actual.vips.contains(ip));
@@ -160,7 +170,7 @@ impl Proxy {
         (self.dirty.vips, self.dirty.hairpin) = (vips, hairpin);
     }
 
-    fn chain_changes(&mut self, limits: &Limits, changes: &mut Vec<Change>) {
+    fn chain_changes(&mut self, limits: &Limits, changes: &mut Changes) {
         let before = changes.len();
         chains::diff(&self.actual, limits, self.dirty.chains, changes);
         self.dirty.chains &= changes.len() > before;
@@ -230,7 +240,7 @@ impl Proxy {
         table.sets = layout::sets(self.family).into_iter().map(|(name, set)| (name.into(), set)).collect();
         table.chains =
             layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
-        let mut changes = Vec::new();
+        let mut changes = Changes::default();
         for (key, forwarding) in self.claims.winners() {
             entry::diff(key, None, Some(&self.wanted(key, forwarding, settings)), &mut changes);
         }
@@ -250,7 +260,7 @@ impl Proxy {
             let chain = Chain { base: None, rules: layout::shared(settings, shared) };
             table.chains.insert(shared.to_string().into(), chain);
         }
-        changes.sort_by_key(Change::phase);
+        let changes: Vec<Change> = changes.into_iter().collect();
         for command in Script::write(settings, self.family, &changes) {
             if let Command::AddElements { set, elements } = command {
                 table.elements.entry(set).or_default().extend(elements);

@@ -7,6 +7,7 @@ use portolan_model::{Backend, Family};
 use portolan_nft::{Command, Element, Extra, Name, TableId};
 
 use crate::change::{Change, Phase, Script};
+use crate::changes::Changes;
 use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::ledger;
@@ -95,9 +96,8 @@ impl Step {
     }
 }
 
-/// `changes` in order of phase.
-pub fn cut(changes: Vec<Change>, family: Family, settings: &Arc<Settings>, limits: Limits) -> Vec<Step> {
-    let replaces = changes.first() == Some(&Change::Table { replace: true });
+pub fn cut(changes: Changes, family: Family, settings: &Arc<Settings>, limits: Limits) -> Vec<Step> {
+    let replaces = changes.iter().next() == Some(&Change::Table { replace: true });
     let limit = if replaces { limits.replacement } else { limits.elements };
     let mut steps: Vec<Step> = Vec::new();
     let (mut cost, mut last) = (0, Phase::Frame);

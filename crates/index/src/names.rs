@@ -30,7 +30,11 @@ impl Names {
     }
 
     fn share_endpoint(&mut self, endpoint: &mut Endpoint) {
-        let hints = endpoint.zone_hints.iter_mut().chain(&mut endpoint.node_hints).flatten();
+        let hints = endpoint
+            .hints
+            .iter_mut()
+            .flat_map(|hints| hints.zones.iter_mut().chain(&mut hints.nodes))
+            .flatten();
         hints.chain(&mut endpoint.node).chain(&mut endpoint.zone).for_each(|name| self.share(name));
     }
 

@@ -59,8 +59,8 @@ fn parse(service: &KubeService, key: &Key, problems: &mut Problems) -> Option<Se
         families: families(spec, &cluster_ips),
         family_policy: family_policy(spec),
         cluster_ips,
-        external_ips: addresses(spec.external_ips.as_deref(), "spec.externalIPs", problems),
-        ingress: ingress(service, problems),
+        external_ips: addresses(spec.external_ips.as_deref(), "spec.externalIPs", problems).into(),
+        ingress: ingress(service, problems).into(),
         ports: ports(spec.ports.as_deref().unwrap_or_default(), problems),
         internal_policy: policy(spec.internal_traffic_policy.as_deref()),
         external_policy: policy(spec.external_traffic_policy.as_deref()),
@@ -72,9 +72,9 @@ fn parse(service: &KubeService, key: &Key, problems: &mut Problems) -> Option<Se
             problems,
         ),
         class: spec.load_balancer_class.as_deref().map(Name::from),
-        requested_ips,
+        requested_ips: requested_ips.into(),
         request_problem,
-        requested_pools: requested_pools(metadata),
+        requested_pools: requested_pools(metadata).into(),
         slices: Vec::new(),
     })
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as KubeEndpoint, EndpointPort, En
 use k8s_openapi::jiff::Timestamp;
 use portolan_api::conditions::object::INVALID;
 use portolan_api::service::{HEADLESS_LABEL, SERVICE_NAME_LABEL};
-use portolan_model::{Endpoint, EndpointSlice, Family, Name, Protocol, ServiceId};
+use portolan_model::{Endpoint, EndpointSlice, Family, Hints, Name, Protocol, ServiceId};
 
 use crate::change::{Seen, Value};
 use crate::problems::Problems;
@@ -96,8 +96,12 @@ fn endpoint(at: usize, endpoint: &KubeEndpoint, family: Family, problems: &mut P
     };
     let conditions = endpoint.conditions.as_ref();
     let hints = endpoint.hints.as_ref();
-    let zone_hints = hints.and_then(|hints| hints.for_zones.as_ref());
-    let node_hints = hints.and_then(|hints| hints.for_nodes.as_ref());
+    let zones = hints.and_then(|hints| hints.for_zones.as_ref());
+    let nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
+    let hints = Hints {
+        zones: zones.map(|zones| zones.iter().map(|zone| zone.name.as_str().into()).collect()),
+        nodes: nodes.map(|nodes| nodes.iter().map(|node| node.name.as_str().into()).collect()),
+    };
     Some(Endpoint {
         address,
         // S9: what is not said of a condition.
@@ -106,7 +110,6 @@ fn endpoint(at: usize, endpoint: &KubeEndpoint, family: Family, problems: &mut P
         terminating: conditions.and_then(|conditions| conditions.terminating).unwrap_or(false),
         node: endpoint.node_name.as_deref().map(Name::from),
         zone: endpoint.zone.as_deref().map(Name::from),
-        zone_hints: zone_hints.map(|zones| zones.iter().map(|zone| zone.name.as_str().into()).collect()),
-        node_hints: node_hints.map(|nodes| nodes.iter().map(|node| node.name.as_str().into()).collect()),
+        hints: (hints != Hints::default()).then(|| Box::new(hints)),
     })
 }

@@ -179,7 +179,7 @@ endpoints:
 ",
         |snapshot| {
             let endpoints = snapshot.services.values().flat_map(|service| &service.slices[0].endpoints);
-            endpoints.map(|e| format!("{:?} {:?} {:?} {:?}\n", e.node, e.zone, e.zone_hints, e.node_hints)).collect()
+            endpoints.map(|e| format!("{:?} {:?} {:?} {:?}\n", e.node, e.zone, e.zone_hints(), e.node_hints())).collect()
         },
         expect![[r#"
             Some("n1") Some("z1") Some(["z1", "z2"]) Some(["n1"])

@@ -28,7 +28,7 @@ pub use policy::{
 };
 pub use problem::Problem;
 pub use service::{
-    Endpoint, EndpointSlice, FamilyPolicy, IngressIp, IpMode, Protocol, Service, ServicePort, ServiceType,
-    TrafficPolicy,
+    Endpoint, EndpointSlice, FamilyPolicy, Hints, IngressIp, IpMode, Protocol, Service, ServicePort,
+    ServiceType, TrafficPolicy,
 };
 pub use sorted::{SortedMap, SortedSet};

@@ -96,8 +96,8 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     pub families: Vec<Family>,
     pub family_policy: FamilyPolicy,
-    pub external_ips: Vec<IpAddr>,
-    pub ingress: Vec<IngressIp>,
+    pub external_ips: Box<[IpAddr]>,
+    pub ingress: Box<[IngressIp]>,
     pub ports: Vec<ServicePort>,
     pub internal_policy: TrafficPolicy,
     pub external_policy: TrafficPolicy,
@@ -109,12 +109,12 @@ pub struct Service {
     /// `spec.loadBalancerClass`.
     pub class: Option<Name>,
     /// Requested addresses: `portolan.dev/ips` (or metallb.io's) and `spec.loadBalancerIP`, as text that parsed.
-    pub requested_ips: Vec<IpAddr>,
+    pub requested_ips: Box<[IpAddr]>,
     /// What is wrong with the request for addresses: it did not parse (RequestedIPInvalid), or says two things
     /// (RequestAmbiguous). Nothing is allocated until it is mended; what the Service holds, it keeps.
     pub request_problem: Option<Box<Problem>>,
     /// Requested pools in order of preference: `portolan.dev/pool`.
-    pub requested_pools: Vec<Name>,
+    pub requested_pools: Box<[Name]>,
     /// In order of slice name; one address may stand in several (S10).
     pub slices: Vec<Arc<EndpointSlice>>,
 }
@@ -132,8 +132,8 @@ impl Service {
             cluster_ips: vec![],
             families: vec![Family::Ipv4],
             family_policy: FamilyPolicy::SingleStack,
-            external_ips: vec![],
-            ingress: vec![],
+            external_ips: [].into(),
+            ingress: [].into(),
             ports: vec![],
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
@@ -141,9 +141,9 @@ impl Service {
             source_ranges: None,
             health_check_node_port: None,
             class: None,
-            requested_ips: vec![],
+            requested_ips: [].into(),
             request_problem: None,
-            requested_pools: vec![],
+            requested_pools: [].into(),
             slices: vec![],
         }
     }
@@ -174,13 +174,28 @@ pub struct Endpoint {
     /// None = not local to any node (S11).
     pub node: Option<Name>,
     pub zone: Option<Name>,
-    /// `hints.forZones`; None where the endpoint has no hints at all (S34, S35).
-    pub zone_hints: Option<Box<[Name]>>,
+    /// None where the endpoint has no hints at all (S35).
+    pub hints: Option<Box<Hints>>,
+}
+
+/// For which clients an endpoint is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `hints.forZones` (S34).
+    pub zones: Option<Box<[Name]>>,
     /// `hints.forNodes` (S33).
-    pub node_hints: Option<Box<[Name]>>,
+    pub nodes: Option<Box<[Name]>>,
 }
 
 impl Endpoint {
+    pub fn zone_hints(&self) -> Option<&[Name]> {
+        self.hints.as_ref()?.zones.as_deref()
+    }
+
+    pub fn node_hints(&self) -> Option<&[Name]> {
+        self.hints.as_ref()?.nodes.as_deref()
+    }
+
     /// Takes new connections in the ordinary case (S9, S30).
     pub fn is_ready(&self) -> bool {
         self.ready

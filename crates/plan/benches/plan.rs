@@ -58,7 +58,6 @@ fn endpoint(number: u16) -> Endpoint {
         terminating: false,
         node: Some("worker-1".into()),
         zone: Some("zone-1".into()),
-        zone_hints: None,
-        node_hints: None,
+        hints: None,
     }
 }

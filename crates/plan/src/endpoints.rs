@@ -112,8 +112,8 @@ fn nearest<'a>(candidates: Vec<Candidate<'a>>, node: &NodeView) -> Vec<Candidate
     if !candidates.iter().all(Candidate::is_ready) {
         return candidates; // the terminating fallback ignores hints (S35)
     }
-    let by_node = hinted(&candidates, |endpoint| endpoint.node_hints.as_deref(), Some(&node.node));
-    let by_zone = || hinted(&candidates, |endpoint| endpoint.zone_hints.as_deref(), node.zone.as_ref());
+    let by_node = hinted(&candidates, Endpoint::node_hints, Some(&node.node));
+    let by_zone = || hinted(&candidates, Endpoint::zone_hints, node.zone.as_ref());
     by_node.or_else(by_zone).unwrap_or(candidates)
 }
 

@@ -41,7 +41,7 @@ pub fn web() -> Service {
         labels: labels("app=web"),
         kind: ServiceType::LoadBalancer,
         cluster_ips: vec![ip("10.96.0.10")],
-        ingress: vec![IngressIp { ip: ip("192.0.2.10"), mode: IpMode::Vip }],
+        ingress: [IngressIp { ip: ip("192.0.2.10"), mode: IpMode::Vip }].into(),
         ports: vec![port("", 80, 30080)],
         ..Service::new(ServiceId::new("default", "web"))
     }
@@ -80,8 +80,7 @@ fn endpoint(line: &str) -> Endpoint {
         terminating: has("terminating") || has("dead"),
         node: (words[1] != "-").then(|| words[1].into()),
         zone: None,
-        zone_hints: hint("zone="),
-        node_hints: hint("node="),
+        hints: Some(Box::new(Hints { zones: hint("zone="), nodes: hint("node=") })),
     }
 }
 

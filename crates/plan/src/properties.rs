@@ -58,8 +58,7 @@ fn endpoint(u: &mut Unstructured) -> Result<Endpoint> {
         terminating: u.arbitrary()?,
         node: if u.arbitrary()? { Some(name(u)?) } else { None },
         zone: None,
-        zone_hints: hints(u)?,
-        node_hints: hints(u)?,
+        hints: Some(Box::new(Hints { zones: hints(u)?, nodes: hints(u)? })),
     })
 }
 
@@ -87,14 +86,14 @@ fn service(u: &mut Unstructured) -> Result<Service> {
         cluster_ips: several(u, address)?,
         families: several(u, |u| Ok(*u.choose(&Family::ALL)?))?,
         family_policy,
-        external_ips: several(u, address)?,
-        ingress: several(u, |u| Ok(IngressIp { ip: address(u)?, mode }))?,
+        external_ips: several(u, address)?.into(),
+        ingress: several(u, |u| Ok(IngressIp { ip: address(u)?, mode }))?.into(),
         ports: several(u, port)?,
         internal_policy: policy(u)?,
         external_policy: policy(u)?,
         source_ranges: if u.arbitrary()? { Some(several(u, net)?) } else { None },
-        requested_ips: several(u, address)?,
-        requested_pools: several(u, name)?,
+        requested_ips: several(u, address)?.into(),
+        requested_pools: several(u, name)?.into(),
         slices: several(u, slice)?,
         ..web()
     })

@@ -252,7 +252,8 @@ impl<'a> Session<'a> {
         let one_more = self.at(Some(2.0), Some(2.0), Some(8.0));
         self.add("pipeline: write one more", middle(&outcome.add), "ms", one_more);
         self.add("pipeline: write 100 replaced", middle(&outcome.replace_many), "ms", Some(1.0));
-        self.add("pipeline: restart", ms(outcome.restart), "ms", self.at(None, Some(60.0), None));
+        let restart = middle(&outcome.restart);
+        self.add("pipeline: restart", restart, "ms", self.at(None, Some(60.0), None));
         self.add("pipeline: restart, transactions", outcome.restart_writes as f64, "", Some(0.0));
         Ok(())
     }

@@ -263,7 +263,7 @@ fn a42_external_ips_only_where_allowed() {
     let advert = Advertisement { sources: vec![Source::ExternalIp], external_ip_cidrs, ..advert("a") };
     let external_ips = vec![ip("198.51.100.1"), ip("198.51.100.99")];
     check(
-        case(Service { external_ips, ..web_with(HERE) }, [advert]),
+        case(Service { external_ips: external_ips.into(), ..web_with(HERE) }, [advert]),
         expect![[r#"
         tor-a: 198.51.100.1/32
         tor-b: 198.51.100.1/32
@@ -441,5 +441,5 @@ fn a36_no_peer_selected() {
 #[test]
 fn a37_ip_mode_proxy_is_not_ours() {
     let ingress = vec![IngressIp { ip: ip("192.0.2.10"), mode: IpMode::Proxy }];
-    check(case(Service { ingress, ..web_with(HERE) }, []), expect![[""]]);
+    check(case(Service { ingress: ingress.into(), ..web_with(HERE) }, []), expect![[""]]);
 }

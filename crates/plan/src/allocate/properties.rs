@@ -49,9 +49,9 @@ fn service(u: &mut Unstructured, name: &str, uid: Name) -> Result<Service> {
         family_policy,
         kind,
         class,
-        requested_ips,
-        requested_pools,
-        ingress,
+        requested_ips: requested_ips.into(),
+        requested_pools: requested_pools.into(),
+        ingress: ingress.into(),
         ..web()
     })
 }
@@ -76,8 +76,9 @@ impl World {
                 let fresh: Name = format!("uid-{}", self.uids).into();
                 let uid = old.as_ref().filter(|_| !replace).map_or(fresh, |old| old.uid.clone());
                 let mut service = service(u, name, uid)?;
-                service.ingress =
-                    old.filter(|old| old.uid == service.uid).map_or(vec![], |old| old.ingress.clone());
+                service.ingress = old
+                    .filter(|old| old.uid == service.uid)
+                    .map_or(Box::default(), |old| old.ingress.clone());
                 self.log.push(format!("{} {:?} {:?}", service.id, service.families, service.requested_ips));
                 self.snapshot.services.insert_mut(id, Arc::new(service));
             }
@@ -146,7 +147,7 @@ impl World {
                 && service.requested_ips.is_empty()
                 && service.ingress.iter().all(|ingress| recorded(ingress) && of_family(ingress))
         });
-        steady.map(|service| (service.id.clone(), service.ingress.clone())).collect()
+        steady.map(|service| (service.id.clone(), service.ingress.to_vec())).collect()
     }
 
     fn check_shown(&self) {
@@ -213,7 +214,7 @@ fn invariant_2_deciding_again_after_everything_was_written_changes_nothing() {
             let shown = snapshot.services.get(&decision.service).map(|service| service.ingress.clone());
             for step in &decision.steps {
                 match step {
-                    Step::Status(status) => assert_eq!(Some(&status.ingress), shown.as_ref()),
+                    Step::Status(status) => assert_eq!(Some(&*status.ingress), shown.as_deref()),
                     Step::ClearStatus => {}
                     other => panic!("{}: {}", decision.service, render(other)),
                 }

@@ -37,7 +37,7 @@ pub fn apply(snapshot: &mut Snapshot, step: &Step, service: &ServiceId) {
 
 fn set_ingress(snapshot: &mut Snapshot, id: &ServiceId, ingress: Vec<IngressIp>) {
     let Some(service) = snapshot.services.get(id) else { return };
-    let service = Service { ingress, ..(**service).clone() };
+    let service = Service { ingress: ingress.into(), ..(**service).clone() };
     snapshot.services.insert_mut(id.clone(), Arc::new(service));
 }
 
@@ -117,11 +117,11 @@ impl World {
 /// A Service without a status.
 fn fresh(name: &str) -> Service {
     let uid = format!("uid-{name}").into();
-    Service { id: ServiceId::new("default", name), uid, ingress: vec![], ..web() }
+    Service { id: ServiceId::new("default", name), uid, ingress: Box::default(), ..web() }
 }
 
 fn asking(name: &str, address: &str) -> Service {
-    Service { requested_ips: vec![ip(address)], ..fresh(name) }
+    Service { requested_ips: [ip(address)].into(), ..fresh(name) }
 }
 
 fn dual(name: &str, family_policy: FamilyPolicy) -> Service {
@@ -129,7 +129,7 @@ fn dual(name: &str, family_policy: FamilyPolicy) -> Service {
 }
 
 fn shown(service: Service, address: &str) -> Service {
-    Service { ingress: vec![IngressIp { ip: ip(address), mode: IpMode::Vip }], ..service }
+    Service { ingress: [IngressIp { ip: ip(address), mode: IpMode::Vip }].into(), ..service }
 }
 
 fn pinned(name: &str, addresses: &str, priority: Option<u32>, namespaces: &str) -> Pool {

@@ -138,7 +138,7 @@ fn s16_no_detector_no_masquerade() {
 fn s24_ip_mode_proxy_is_not_ours() {
     let ingress = vec![IngressIp { ip: ip("192.0.2.10"), mode: IpMode::Proxy }];
     check(
-        Service { ingress, ..web_with(TWO_NODES) },
+        Service { ingress: ingress.into(), ..web_with(TWO_NODES) },
         expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         IPv4 NodePort 30080/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
@@ -151,7 +151,7 @@ fn s24_ip_mode_proxy_is_not_ours() {
 fn s25_external_ips_on() {
     let external_ips = vec![ip("198.51.100.1"), ip("2001:db8::1")];
     check(
-        Service { external_ips, kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) },
+        Service { external_ips: external_ips.into(), kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) },
         expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         198.51.100.1:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always
@@ -163,7 +163,8 @@ fn s25_external_ips_on() {
 #[test]
 fn s25_external_ips_off() {
     let external_ips = vec![ip("198.51.100.1")];
-    let service = Service { external_ips, kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) };
+    let service =
+        Service { external_ips: external_ips.into(), kind: ServiceType::ClusterIp, ..web_with(TWO_NODES) };
     check_on(
         service,
         NodeView { external_ips: false, ..n1() },
@@ -191,7 +192,7 @@ fn s27_source_ranges_guard_load_balancer_ips_only() {
     let source_ranges = Some(vec!["10.0.0.0/8".parse().unwrap(), "172.18.0.0/24".parse().unwrap()]);
     let external_ips = vec![ip("198.51.100.1")];
     check(
-        Service { source_ranges, external_ips, ..web_with(TWO_NODES) },
+        Service { source_ranges, external_ips: external_ips.into(), ..web_with(TWO_NODES) },
         expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         192.0.2.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always; only from [10.0.0.0/8 172.18.0.0/24 192.0.2.10/32]
@@ -207,7 +208,7 @@ fn s27_s76_a_node_that_is_allowed_may_ask_from_the_vips_that_it_has() {
     let source_ranges = Some(vec!["172.18.0.0/24".parse().unwrap()]);
     let vip = |text| IngressIp { ip: ip(text), mode: IpMode::Vip };
     let ingress = vec![vip("192.0.2.10"), vip("192.0.2.11")];
-    let service = Service { source_ranges, ingress, ..web_with(TWO_NODES) };
+    let service = Service { source_ranges, ingress: ingress.into(), ..web_with(TWO_NODES) };
     let allowed = |node: &NodeView| -> Vec<String> {
         let frontend = |ip| Frontend { address: Address::Vip(ip), protocol: Protocol::Tcp, port: 80 };
         let plan = plan(&service, node);
@@ -248,7 +249,7 @@ fn s27_a_family_without_ranges_is_closed() {
 fn s28_a_node_address_is_never_closed() {
     let ingress = vec![IngressIp { ip: ip("172.18.0.2"), mode: IpMode::Vip }];
     check(
-        Service { ingress, ..web_with(TWO_NODES) },
+        Service { ingress: ingress.into(), ..web_with(TWO_NODES) },
         expect![[r#"
         10.96.0.10:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade NonPods
         172.18.0.2:80/tcp: 10.1.1.1:8080 10.1.2.1:8080, masquerade Always

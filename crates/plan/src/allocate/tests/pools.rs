@@ -31,8 +31,8 @@ fn a7_pinned_pools_then_priority_then_name() {
         default/5, waiting
           [] false PoolExhausted: every IPv4 address of IPAddressPool c, d, b, a is taken; IPAddressPool e is not for this namespace or these labels
     "#]]);
-    let by_name = Service { requested_pools: names("f a"), ..fresh("1") };
-    let second = Service { requested_pools: names("f a"), ..fresh("2") };
+    let by_name = Service { requested_pools: names("f a").into(), ..fresh("1") };
+    let second = Service { requested_pools: names("f a").into(), ..fresh("2") };
     World::new(pools(), [by_name, second]).check(expect![[r#"
         default/1
           create 192.0.2.6 of "f": Bound default/1 uid-1 since 1000
@@ -53,7 +53,7 @@ fn a8_requests_must_pass_the_pools_selectors() {
     let services = [
         asking("a", "192.0.2.1"),
         asking("b", "192.0.2.2"),
-        Service { requested_pools: names("db off none"), ..fresh("c") },
+        Service { requested_pools: names("db off none").into(), ..fresh("c") },
         Service { labels: labels("app=db"), ..asking("d", "192.0.2.1") },
     ];
     World::new(pools, services).check(expect![[r#"
