@@ -104,7 +104,7 @@ impl Reader<'_> {
     }
 
     fn services(&mut self, side: Side, map: &str) -> Option<()> {
-        let mut found = Vec::new();
+        let mut found = Vec::with_capacity(self.dumped.elements.get(map).map_or(0, Vec::len));
         for element in self.elements(map) {
             let Value::Bytes(code) = &element.value else { return None };
             let target = read_target(code, side)?;
@@ -125,8 +125,10 @@ impl Reader<'_> {
     }
 
     fn endpoints(&mut self) -> Option<()> {
-        let mut found =
-            self.elements(layout::ENDPOINTS).map(|e| self.endpoint(e)).collect::<Option<Vec<_>>>()?;
+        let mut found = Vec::with_capacity(self.dumped.elements.get(layout::ENDPOINTS).map_or(0, Vec::len));
+        for element in self.elements(layout::ENDPOINTS) {
+            found.push(self.endpoint(element)?);
+        }
         found.sort_unstable_by(|(a, i, _), (b, j, _)| a.cmp(b).then(i.cmp(j)));
         let side = |index| if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };
         let mut halves = Vec::new();

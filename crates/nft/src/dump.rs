@@ -174,21 +174,31 @@ impl Base {
 
 impl Element {
     fn decode(a: Attributes) -> Result<Element, Malformed> {
-        let key =
-            a.nest(1).and_then(|key| key.get(1)).ok_or(Malformed { what: "an element without a key" })?;
-        let value = match a.nest(2) {
-            None => Value::None,
-            Some(value) => {
-                Value::decode(value).ok_or(Malformed { what: "an element's value of no known kind" })?
+        let (mut key, mut value, mut flags, mut last) = (None, Value::None, 0, None);
+        let (mut timeout, mut expires) = (None, None);
+        let data = |payload| Attributes(payload).get(1);
+        let number = |payload: &[u8]| payload.try_into().ok().map(u64::from_be_bytes);
+        let duration = |payload| number(payload).filter(|ms| *ms != 0).map(Duration::from_millis);
+        for (kind, payload) in a {
+            match kind {
+                1 => key = data(payload),
+                2 => {
+                    let unknown = Malformed { what: "an element's value of no known kind" };
+                    value = Value::decode(Attributes(payload)).ok_or(unknown)?;
+                }
+                3 => flags = payload.try_into().map_or(0, u32::from_be_bytes),
+                4 => timeout = duration(payload),
+                5 => expires = duration(payload),
+                10 => last = data(payload),
+                _ => {}
             }
+        }
+        let key = key.ok_or(Malformed { what: "an element without a key" })?;
+        let range = match flags & 1 != 0 {
+            true => Some(Range::End),
+            false => last.map(|last| Range::To(Bytes::new(last))),
         };
-        let last = a.nest(10).and_then(|key| key.get(1));
-        let range = match a.u32(3) {
-            Some(flags) if flags & 1 != 0 => Some(Range::End),
-            _ => last.map(|last| Range::To(Bytes::new(last))),
-        };
-        let duration = |kind| a.u64(kind).filter(|ms| *ms != 0).map(Duration::from_millis);
-        let extra = Extra { range, timeout: duration(4), expires: duration(5) };
+        let extra = Extra { range, timeout, expires };
         let extra = (extra != Extra::default()).then(|| Box::new(extra));
         Ok(Element { key: Bytes::new(key), value, extra })
     }

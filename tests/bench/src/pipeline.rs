@@ -20,7 +20,9 @@ use crate::usage::thread_cpu;
 /// Changes of each kind.
 const CHANGES: u32 = 200;
 const MANY: u32 = 100;
-const RESTARTS: u32 = 5;
+/// Their pauses let the machine change its speed: see [`crate::packets`].
+const RESTARTS: u32 = 15;
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// CPU times, those of single changes one by one.
 #[derive(Debug, Default)]
@@ -101,6 +103,7 @@ impl Pipeline {
         }
         for _ in 0..RESTARTS {
             self.restart(&mut outcome)?;
+            std::thread::sleep(RESTART_PAUSE);
         }
         Ok(outcome)
     }

@@ -43,6 +43,7 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     }
     plain.down().await?;
     flat(&mut report, &arguments.sizes);
+    beside_rival(&mut report, &arguments.sizes);
     report.write_json(&arguments.output.join("results.json"))?;
     std::fs::write(arguments.output.join("facts.json"), serde_json::to_string_pretty(&facts)? + "\n")?;
     std::fs::write(arguments.output.join("bench.svg"), docs::picture(&report))?;
@@ -66,6 +67,22 @@ fn flat(report: &mut Report, sizes: &[Size]) {
     {
         let name = format!("{last}, packets: new connection, beside {first}");
         report.add(Kind::Portolan, &name, 100.0 * (many / few - 1.0), "% more", Some(5.0));
+    }
+}
+
+/// What a new connection costs of what it costs with kube-proxy, in the mode whose rules are of the same kind.
+fn beside_rival(report: &mut Report, sizes: &[Size]) {
+    for size in sizes {
+        let name = format!("{size}, {NEW_CONNECTION}");
+        let both = report
+            .figures()
+            .iter()
+            .find(|figure| figure.name == name)
+            .and_then(|figure| figure.value.zip(figure.rivals.get(Kind::Nftables.name()).copied()));
+        if let Some((ours, rival)) = both {
+            let name = format!("{size}, packets: new connection, of kube-proxy's");
+            report.add(Kind::Portolan, &name, 100.0 * ours / rival, "%", Some(85.0));
+        }
     }
 }
 
@@ -252,7 +269,8 @@ impl<'a> Session<'a> {
         let one_more = self.at(Some(2.0), Some(2.0), Some(8.0));
         self.add("pipeline: write one more", middle(&outcome.add), "ms", one_more);
         self.add("pipeline: write 100 replaced", middle(&outcome.replace_many), "ms", Some(1.0));
-        let restart = middle(&outcome.restart);
+        let restarts: Vec<f64> = outcome.restart.iter().copied().map(ms).collect();
+        let restart = percentile(&restarts, 1.0 / 6.0);
         self.add("pipeline: restart", restart, "ms", self.at(None, Some(60.0), None));
         self.add("pipeline: restart, transactions", outcome.restart_writes as f64, "", Some(0.0));
         Ok(())
