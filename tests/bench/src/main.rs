@@ -19,6 +19,7 @@ mod listing;
 mod load;
 mod measure;
 mod objects;
+mod pace;
 mod packets;
 mod pipeline;
 mod plan;

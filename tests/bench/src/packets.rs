@@ -15,13 +15,18 @@ use portolan_lab::netns::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::objects::{self, TARGET_PORT};
+use crate::pace::{self, Patience, Quickest};
 use crate::stats::median;
 use crate::usage::thread_cpu;
 use crate::world::Wires;
 
 /// In one go: quickly enough that the machine does not change its speed meanwhile.
 const COUNT: u32 = 5_000;
-const ROUNDS: usize = 60;
+/// So many rounds on a core of our own are enough.
+const ENOUGH: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Before the first figure, to know how quick plain routing is on a core of our own.
+const CALIBRATION: Duration = Duration::from_secs(15);
 /// The kernel frees what it tracked a little later.
 const FREEING: Duration = Duration::from_millis(20);
 /// Frames handed to the kernel at once.
@@ -59,35 +64,53 @@ impl Round {
     }
 }
 
+/// How quick plain routing is on a core of our own.
+pub async fn calibrate(plain: &Wires) -> anyhow::Result<Quickest> {
+    let (routed, patience) = (Way::new(plain, endpoint()).await?, Patience::of(CALIBRATION));
+    let mut quickest = Quickest::default();
+    while !patience.is_over() {
+        quickest.note(routed.cost(COUNT, false).await?);
+    }
+    Ok(quickest)
+}
+
 /// Packets for `to`, which the node must send on to the server. `plain` are the same wires with neither rules nor connection
-/// tracking, by which packets for an endpoint go in between.
-pub async fn measure(plain: &Wires, node: &Wires, to: SocketAddr) -> anyhow::Result<Cost> {
-    let (routed, served) = (Path::new(plain, endpoint()).await?, Path::new(node, to).await?);
-    let mut rounds = Vec::new();
-    for _ in 0..ROUNDS {
+/// tracking, by which packets for an endpoint go in between. The median of rounds in which plain routing is as quick as it was
+/// ever.
+pub async fn measure(
+    plain: &Wires,
+    quickest: &mut Quickest,
+    node: &Wires,
+    to: SocketAddr,
+) -> anyhow::Result<Cost> {
+    let (routed, served) = (Way::new(plain, endpoint()).await?, Way::new(node, to).await?);
+    let (mut rounds, patience) = (Vec::new(), Patience::of(PATIENCE));
+    let counted = loop {
         let before = routed.cost(COUNT, false).await?;
         let new = served.cost(COUNT, false).await?;
         let established = served.cost(COUNT, true).await?;
         let after = routed.cost(COUNT, false).await?;
-        rounds.push(Round { routed: [before, after], new, established });
+        let round = Round { routed: [before, after], new, established };
         forget(node).await?;
-    }
+        quickest.note(before.min(after));
+        rounds.push((round.slower_routing(), round));
+        if let Some(alone) = pace::alone(&rounds, *quickest, ENOUGH) {
+            break alone;
+        }
+        if patience.is_over() {
+            eprintln!(
+                "  the core was never ours alone for long enough: the rounds with the quickest routing count"
+            );
+            break pace::quickest(rounds, ENOUGH);
+        }
+    };
     for wires in [plain, node] {
         wires.node.ip("neigh del 10.200.2.2 dev server\n").await?;
     }
-    Ok(undisturbed(rounds))
-}
-
-/// Medians of the rounds in which plain routing was quickest. A core of ours may be half of one, whose other half belongs to
-/// someone else's machine: while that one works, everything here takes nearly twice the time, from one tenth of a second to
-/// the next.
-fn undisturbed(mut rounds: Vec<Round>) -> Cost {
-    rounds.sort_by(|a, b| a.slower_routing().total_cmp(&b.slower_routing()));
-    rounds.truncate(ROUNDS / 3);
     let of = |f: fn(&Round) -> f64| {
-        median(&rounds.iter().map(|round| round.over_routing(f(round))).collect::<Vec<_>>())
+        median(&counted.iter().map(|round| round.over_routing(f(round))).collect::<Vec<_>>())
     };
-    Cost { new: of(|round| round.new), established: of(|round| round.established) }
+    Ok(Cost { new: of(|round| round.new), established: of(|round| round.established) })
 }
 
 fn endpoint() -> SocketAddr {
@@ -102,19 +125,19 @@ async fn forget(node: &Wires) -> anyhow::Result<()> {
 }
 
 /// The frames that go one way.
-struct Path<'a> {
+struct Way<'a> {
     wires: &'a Wires,
     to: SocketAddr,
     frames: Arc<Vec<[u8; FRAME]>>,
 }
 
-impl<'a> Path<'a> {
-    async fn new(wires: &'a Wires, to: SocketAddr) -> anyhow::Result<Path<'a>> {
+impl<'a> Way<'a> {
+    async fn new(wires: &'a Wires, to: SocketAddr) -> anyhow::Result<Way<'a>> {
         // The server's kernel shall not work on them.
         let neighbor = format!("neigh replace 10.200.2.2 lladdr {NOBODY} dev server nud permanent\n");
         wires.node.ip(&neighbor).await?;
         let frames = Arc::new(frames(wires, to, CLIENTS, COUNT).await?);
-        Ok(Path { wires, to, frames })
+        Ok(Way { wires, to, frames })
     }
 
     /// Of one packet, when so many are sent: as many connections, or always the same one.
@@ -297,17 +320,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_on_half_a_core_do_not_count() {
-        let round = |speed: f64| Round {
-            routed: [1_000.0 * speed, 1_010.0 * speed],
-            new: 2_705.0 * speed,
-            established: 1_305.0 * speed,
-        };
-        // Two in three at nearly half the speed, and one in which it changed.
-        let mut rounds: Vec<Round> = (0..ROUNDS).map(|n| round(if n % 3 == 0 { 1.0 } else { 1.8 })).collect();
-        rounds[1] = Round { routed: [1_000.0, 1_800.0], ..round(1.8) };
-        let cost = undisturbed(rounds);
-        assert_eq!((cost.new, cost.established), (1_700.0, 300.0));
+    fn a_round_is_compared_with_the_routing_around_it() {
+        let round = Round { routed: [1_000.0, 1_010.0], new: 2_705.0, established: 1_305.0 };
+        assert_eq!((round.slower_routing(), round.over_routing(round.new)), (1_010.0, 1_700.0));
     }
 
     #[test]

@@ -15,14 +15,18 @@ use portolan_plan::{NodeView, service};
 use serde_json::Value;
 
 use crate::objects::{self, NODE, PODS, Size, spare_endpoint};
+use crate::pace::{self, Patience, Quickest};
 use crate::usage::thread_cpu;
 
 /// Changes of each kind.
 const CHANGES: u32 = 200;
 const MANY: u32 = 100;
-/// Their pauses let the machine change its speed: see [`crate::packets`].
-const RESTARTS: u32 = 15;
+/// So many restarts on a core of our own are enough.
+const RESTARTS: usize = 7;
+/// In between: the machine may have another pace then.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+const CALIBRATION: Duration = Duration::from_secs(5);
+const RESTART_PATIENCE: Duration = Duration::from_secs(60);
 
 /// CPU times, those of single changes one by one.
 #[derive(Debug, Default)]
@@ -101,10 +105,7 @@ impl Pipeline {
             let (_, written) = self.change(&many, &mut outcome)?;
             outcome.replace_many.push(written);
         }
-        for _ in 0..RESTARTS {
-            self.restart(&mut outcome)?;
-            std::thread::sleep(RESTART_PAUSE);
-        }
+        self.restarts(&mut outcome)?;
         Ok(outcome)
     }
 
@@ -119,14 +120,37 @@ impl Pipeline {
         Ok(())
     }
 
-    fn restart(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
+    fn restarts(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let (mut rounds, mut quickest) = (Vec::new(), Quickest::default());
+        let calibration = Patience::of(CALIBRATION);
+        while !calibration.is_over() {
+            quickest.note(pace::reference());
+        }
+        let patience = Patience::of(RESTART_PATIENCE);
+        outcome.restart = loop {
+            let before = pace::reference();
+            let took = self.restart(outcome)?;
+            let slower = before.max(pace::reference());
+            quickest.note(before);
+            rounds.push((slower, took));
+            if let Some(alone) = pace::alone(&rounds, quickest, RESTARTS) {
+                break alone;
+            }
+            if patience.is_over() {
+                break pace::quickest(rounds, RESTARTS);
+            }
+            std::thread::sleep(RESTART_PAUSE);
+        };
+        Ok(())
+    }
+
+    fn restart(&mut self, outcome: &mut Outcome) -> anyhow::Result<Duration> {
         self.dataplane = Dataplane::new(self.dataplane.settings().clone());
         let start = thread_cpu();
         self.dataplane.observed(&self.kernel.observe()?);
         self.plan_all()?;
         outcome.restart_writes += self.dataplane.steps().len();
-        outcome.restart.push(thread_cpu() - start);
-        Ok(())
+        Ok(thread_cpu() - start)
     }
 
     fn plan_all(&mut self) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use crate::facts::Facts;
 use crate::listing::Listing;
 use crate::measure::{Change, Run};
 use crate::objects::{self, Size};
+use crate::pace::Quickest;
 use crate::pipeline::Outcome;
 use crate::report::Report;
 use crate::stats::{largest, median, percentile};
@@ -22,12 +23,13 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     let mut report = Report::default();
     // A packet's way where there are no rules and no connection tracking.
     let plain = Wires::up(&format!("{prefix}p")).await?;
+    let mut quickest = packets::calibrate(&plain).await?;
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
         for kind in &arguments.subjects {
             if arguments.measures(*kind, *size) {
                 let quick = arguments.quick;
-                let (plain, only) = (&plain, &arguments.only);
+                let (plain, only) = ((&plain, &mut quickest), &arguments.only);
                 Session { world: &world, kind: *kind, quick, only, plain, listed: 0, report: &mut report }
                     .run()
                     .await?;
@@ -103,7 +105,7 @@ struct Session<'a> {
     quick: bool,
     /// What is measured beside the starts; empty = everything.
     only: &'a [Part],
-    plain: &'a Wires,
+    plain: (&'a Wires, &'a mut Quickest),
     /// Bytes from the API server during a start.
     listed: u64,
     report: &'a mut Report,
@@ -238,7 +240,7 @@ impl<'a> Session<'a> {
     /// By the last Service, for which a proxy that walks through its rules walks longest.
     async fn packets(&mut self, run: &Run<'_>) -> anyhow::Result<()> {
         let last = objects::frontend(self.world.size.services - 1);
-        let cost = packets::measure(self.plain, &run.node, last).await?;
+        let cost = packets::measure(self.plain.0, self.plain.1, &run.node, last).await?;
         self.add(NEW_CONNECTION, cost.new / 1e3, "µs", Some(2.1));
         self.add("packets: established connection, over routing", cost.established / 1e3, "µs", Some(0.5));
         Ok(())
@@ -269,8 +271,7 @@ impl<'a> Session<'a> {
         let one_more = self.at(Some(2.0), Some(2.0), Some(8.0));
         self.add("pipeline: write one more", middle(&outcome.add), "ms", one_more);
         self.add("pipeline: write 100 replaced", middle(&outcome.replace_many), "ms", Some(1.0));
-        let restarts: Vec<f64> = outcome.restart.iter().copied().map(ms).collect();
-        let restart = percentile(&restarts, 1.0 / 6.0);
+        let restart = middle(&outcome.restart);
         self.add("pipeline: restart", restart, "ms", self.at(None, Some(60.0), None));
         self.add("pipeline: restart, transactions", outcome.restart_writes as f64, "", Some(0.0));
         Ok(())
