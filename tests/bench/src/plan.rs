@@ -22,7 +22,7 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     eprintln!("{facts}");
     let mut report = Report::default();
     // A packet's way where there are no rules and no connection tracking.
-    let plain = Wires::up(&format!("{prefix}p")).await?;
+    let plain = Wires::up(&format!("{prefix}-plain")).await?;
     let mut quickest = packets::calibrate(&plain).await?;
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
