@@ -38,8 +38,9 @@ pub fn alone<T: Copy>(rounds: &[(f64, T)], quickest: Quickest, enough: usize) ->
     (alone.len() >= enough).then_some(alone)
 }
 
-/// Those beside the quickest references, where too few had the core to themselves.
+/// Those beside the quickest references, where too few had the core to themselves; says so.
 pub fn quickest<T: Copy>(mut rounds: Vec<(f64, T)>, many: usize) -> Vec<T> {
+    eprintln!("  the core was never ours alone for long enough: the quickest rounds count");
     rounds.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     rounds.into_iter().take(many).map(|(_, of)| of).collect()
 }

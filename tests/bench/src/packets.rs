@@ -98,9 +98,6 @@ pub async fn measure(
             break alone;
         }
         if patience.is_over() {
-            eprintln!(
-                "  the core was never ours alone for long enough: the rounds with the quickest routing count"
-            );
             break pace::quickest(rounds, ENOUGH);
         }
     };
