@@ -148,6 +148,7 @@ fn said(outcome: &Outcome) -> String {
             candidates.iter().fold(count, |text, candidate| text + &backend(candidate))
         }
         Outcome::Reject => "refused, with an ICMP port unreachable\n".into(),
+        Outcome::Reset => "refused, with a TCP reset\n".into(),
         Outcome::Drop => "dropped without an answer\n".into(),
         Outcome::Pass => "passed on as it is, no rule of Portolan's is for it\n".into(),
     }

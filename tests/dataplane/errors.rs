@@ -79,6 +79,35 @@ fn s57_a_pods_refusal_of_udp_reaches_the_client() {
     });
 }
 
+/// The node's own client hears of it with its first SYN: it is not left to ask again a second later.
+#[test]
+fn s38_the_nodes_own_connection_is_refused_at_its_first_packet() {
+    on_site("s38_the_nodes_own_connection_is_refused_at_its_first_packet", async |site| {
+        let vips = ["10.96.0.1", "192.0.2.10", "fd00:10:96::1", "2001:db8:2::10"];
+        let _served = serve(site, plan(vips.map(|ip| (vip(ip), same(Action::Reject)))));
+        for ip in vips {
+            for port in [80, 81] {
+                let refusal = timeout(PATIENCE, site.node.connect(at(ip, port))).await;
+                let refusal = refusal.with_context(|| format!("{ip} says nothing"))?;
+                let refusal = format!("{:#}", refusal.expect_err("nobody serves it"));
+                ensure!(refusal.contains("refused"), "{ip}:{port}: {refusal}");
+            }
+        }
+        assert_eq!(retransmitted(&site.node).await?, 0);
+        Ok(())
+    });
+}
+
+/// TCP segments sent again, SYNs too, since the namespace was made (RFC 4022, tcpRetransSegs).
+async fn retransmitted(ns: &Namespace) -> anyhow::Result<u64> {
+    let text = ns.output(&["cat", "/proc/net/snmp"]).await?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = lines.next().zip(lines.next()).context("two lines of TCP")?;
+    let mut counters = names.split(' ').zip(values.split(' '));
+    let (_, value) = counters.find(|(name, _)| *name == "RetransSegs").context("RetransSegs")?;
+    Ok(value.parse()?)
+}
+
 /// UDP port 80, led to a port of the pod at which nobody listens.
 fn unheard(ip: &str, masquerade: Masquerade, pod: &str) -> (Frontend, Forwarding) {
     let Action::Balance(balance) = balance(masquerade, &[pod]) else { unreachable!("it balances") };

@@ -152,7 +152,7 @@ fn detector(u: &mut Unstructured) -> Result<Detector> {
 /// What the evaluator says.
 fn allowed(outcome: &Outcome, packet: &Packet) -> BTreeSet<Seen> {
     match outcome {
-        Outcome::Reject => [Seen::Refused].into(),
+        Outcome::Reject | Outcome::Reset => [Seen::Refused].into(),
         // The kernel tells the node's own sockets of a datagram that it did not let out.
         Outcome::Drop if packet.from_node && packet.protocol == Protocol::Udp => {
             [Seen::Silence, Seen::Refused].into()

@@ -288,7 +288,7 @@ fn rules(case: Case) -> Dataplane {
 
 fn found(outcome: Outcome) -> Option<Fate> {
     Some(match outcome {
-        Outcome::Reject => Fate::Refused,
+        Outcome::Reject | Outcome::Reset => Fate::Refused,
         Outcome::Drop => Fate::Silence,
         Outcome::Dnat(candidates) => {
             Fate::Answered(candidates.iter().map(|c| (c.backend, c.masquerade)).collect())

@@ -220,7 +220,8 @@ fn s17_another_port_is_refused() {
         10.244.2.5 to 10.96.0.10:443/tcp on n1: refused, with an ICMP port unreachable
         because
           services: goto raced
-          raced: rejected
+          raced: goto refuse
+          refuse: rejected
     "#]],
     );
     check(
@@ -231,7 +232,8 @@ fn s17_another_port_is_refused() {
         10.244.2.5 to 10.96.0.10:80/udp on n1: refused, with an ICMP port unreachable
         because
           services: goto raced
-          raced: rejected
+          raced: goto refuse
+          refuse: rejected
     "#]],
     );
 }

@@ -28,7 +28,10 @@ pub struct Packet {
 pub enum Outcome {
     /// Sent to one of these, with equal chances as far as the kernel goes; sorted, never empty.
     Dnat(Vec<Candidate>),
+    /// Refused by an ICMP error.
     Reject,
+    /// Refused by a TCP reset.
+    Reset,
     Drop,
     /// Not for us: the packet goes on as it is.
     Pass,
@@ -56,6 +59,7 @@ pub fn evaluate(table: &Table, packet: &Packet) -> Trace {
     let end = walk.hook(if packet.from_node { Hook::Output } else { Hook::Prerouting });
     let outcome = match end {
         Some(End::Reject) => Outcome::Reject,
+        Some(End::Reset) => Outcome::Reset,
         Some(End::Drop) => Outcome::Drop,
         Some(End::Dnat) => Outcome::Dnat(walk.candidates(packet)),
         Some(End::Accept | End::Masquerade) | None => Outcome::Pass,
@@ -103,6 +107,7 @@ enum End {
     Accept,
     Drop,
     Reject,
+    Reset,
     Dnat,
     Masquerade,
 }
@@ -268,7 +273,8 @@ impl<'a> Walk<'a> {
             Statement::Vmap { key, map } => self.vmap(chain, key, map),
             Statement::Dnat { key, map, port } => self.dnat(chain, key, map, *port),
             Statement::Masquerade { .. } => self.end(chain, End::Masquerade, "masqueraded"),
-            Statement::Reject | Statement::RejectTcpReset => self.end(chain, End::Reject, "rejected"),
+            Statement::Reject => self.end(chain, End::Reject, "rejected"),
+            Statement::RejectTcpReset => self.end(chain, End::Reset, "reset"),
             Statement::Verdict(verdict) => Some(self.verdict(chain, verdict)),
         }
     }

@@ -166,7 +166,7 @@ impl Rules<'_> {
             RACED => choice::raced(Side::Outside),
             CLUSTER_RACED => choice::raced(Side::Cluster),
             MARK_NONPODS => clients::mark_nonpods(self.settings, self.family),
-            REFUSE => vec![rule([Statement::Reject])],
+            REFUSE => self.refuse(),
             REFUSE_ON_LOCALHOST => {
                 let refuse =
                     |protocol: &Protocol| rule([is(*protocol), Statement::Counter, Statement::Reject]);
@@ -174,6 +174,14 @@ impl Rules<'_> {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// S17, S38. The kernel does not hear an ICMPv6 error about the SYN that it is just sending (the socket is still
+    /// held), and would tell a client on the node itself only with its next SYN, a second later; a reset it hears.
+    fn refuse(&self) -> Vec<Rule> {
+        let reset = rule([is(Protocol::Tcp), Statement::RejectTcpReset]);
+        let heard_at_once = (self.family == Family::Ipv6).then_some(reset);
+        heard_at_once.into_iter().chain([rule([Statement::Reject])]).collect()
     }
 
     fn services(&self) -> Vec<Rule> {

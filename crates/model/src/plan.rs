@@ -77,7 +77,7 @@ pub struct Balance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Balance(Balance),
-    /// No usable endpoint anywhere: ICMP port unreachable (S38).
+    /// No usable endpoint anywhere: an ICMP error or a TCP reset (S38).
     Reject,
     /// Policy Local and none here, but some elsewhere: silence, so that clients retry elsewhere (S39).
     Drop,

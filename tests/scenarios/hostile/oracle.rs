@@ -173,7 +173,7 @@ impl World {
                         trace.reasons
                     );
                 }
-                Outcome::Reject | Outcome::Drop => {}
+                Outcome::Reject | Outcome::Reset | Outcome::Drop => {}
             }
             outcomes.push((packet, trace.outcome));
         }

@@ -66,7 +66,7 @@ pub fn by_index(side: Side) -> Vec<Rule> {
 /// What it found on the way was of two generations.
 pub fn raced(side: Side) -> Vec<Rule> {
     let last = match side {
-        Side::Outside => Statement::Reject, // S17
+        Side::Outside => goto(REFUSE), // S17
         Side::Cluster => Statement::Verdict(Verdict::Drop),
     };
     vec![rule([jump(MARK_NONPODS)]), retry(side), rule([last])]

@@ -256,7 +256,7 @@ fn s6_families_are_independent() {
         &[
             ("fd00:10:244:1::9", "[fd00:10:96::1]:80", "[fd00:10:244:1::5]:8080"),
             ("2001:db8::7", "[fd00:10:96::1]:80", "[fd00:10:244:1::5]:8080 masqueraded"),
-            ("2001:db8::7", "[fd00:10:96::1]:81", "Reject"),
+            ("2001:db8::7", "[fd00:10:96::1]:81", "Reset"),
             (CLIENT, "10.96.0.1:80", "Pass"),
         ],
     );
@@ -466,7 +466,7 @@ fn the_whole_table_as_text() {
         	chain raced {
         		jump mark-nonpods
         		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
-        		reject
+        		goto refuse
         	}
         	chain recall {
         		dnat ip to ip saddr . ip daddr . meta l4proto . th dport map @affinity
