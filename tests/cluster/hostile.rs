@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams, PostParams};
 use portolan_lab::topology::node_address;
-use portolan_lab::{probe, wait_for};
+use portolan_lab::{nft, probe, wait_for};
 use serde_json::{Value, json};
 
 use crate::fixture::{Cluster, PATIENCE, at, cluster_ip, test};
@@ -30,8 +30,7 @@ async fn set_slice(cluster: &Cluster, name: &str, service: &str, over: Value) ->
 async fn programmed(cluster: &Cluster, service: &Service, count: usize) -> anyhow::Result<()> {
     let (n1, key) = (cluster.ns("n1")?, format!("{} . tcp . 80 . ", cluster_ip(service)?));
     wait_for(&format!("n1 has {count} endpoints of {key}"), PATIENCE, async || {
-        let found =
-            n1.output(&["nft", "list", "map", "ip", "portolan", "endpoints"]).await?.matches(&key).count();
+        let found = nft::endpoints(&n1, "ip").await?.matches(&key).count();
         Ok(if found == count { Ok(()) } else { Err(found) })
     })
     .await

@@ -3,7 +3,7 @@
 use kube::api::{Api, Patch, PatchParams};
 use portolan_lab::probe::{self, Requests};
 use portolan_lab::topology::node_address;
-use portolan_lab::wait_for;
+use portolan_lab::{nft, wait_for};
 use serde_json::{Value, json};
 
 use crate::fixture::{PATIENCE, at, cluster_ip, node_port, test};
@@ -93,7 +93,7 @@ fn s36_s73_the_zone_of_a_node_that_lives_changes() {
         let (n1, key) = (cluster.ns("n1")?, format!("{} . udp . 80 . ", cluster_ip(&service)?));
         let goes_to = async |wanted: &[&str]| {
             wait_for(&format!("n1 balances over {wanted:?}"), PATIENCE, async || {
-                let map = n1.output(&["nft", "list", "map", "ip", "portolan", "endpoints"]).await?;
+                let map = nft::endpoints(&n1, "ip").await?;
                 let found: Vec<&str> = ["10.244.250.1", "10.244.250.2"]
                     .into_iter()
                     .filter(|ip| map.contains(&format!(": {ip} . 80")))

@@ -93,19 +93,9 @@ fn s38_the_nodes_own_connection_is_refused_at_its_first_packet() {
                 ensure!(refusal.contains("refused"), "{ip}:{port}: {refusal}");
             }
         }
-        assert_eq!(retransmitted(&site.node).await?, 0);
+        assert_eq!(site.node.repeated_syns()?, 0);
         Ok(())
     });
-}
-
-/// TCP segments sent again, SYNs too, since the namespace was made (RFC 4022, tcpRetransSegs).
-async fn retransmitted(ns: &Namespace) -> anyhow::Result<u64> {
-    let text = ns.output(&["cat", "/proc/net/snmp"]).await?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = lines.next().zip(lines.next()).context("two lines of TCP")?;
-    let mut counters = names.split(' ').zip(values.split(' '));
-    let (_, value) = counters.find(|(name, _)| *name == "RetransSegs").context("RetransSegs")?;
-    Ok(value.parse()?)
 }
 
 /// UDP port 80, led to a port of the pod at which nobody listens.

@@ -416,6 +416,8 @@ fn matches(family: TableFamily, reader: For) -> Vec<Vec<Statement>> {
         vec![compare(Saddr, Atom::Address(ip(family, 1))), differ(Daddr, Atom::Address(ip(family, 2)))],
         vec![prefix(Saddr, 8, false), prefix(Daddr, 24, true), prefix(Saddr, 17, false)],
         vec![prefix(Saddr, whole, false), prefix(Daddr, whole - 1, false)],
+        vec![Statement::LastByte { field: Daddr, mask: 3, value: 0 }],
+        vec![Statement::LastByte { field: Saddr, mask: 255, value: 7 }, in_set(&[Daddr], "cluster-ips")],
         vec![
             compare(L4Proto, Atom::Protocol(6)),
             compare(Dport, Atom::Port(80)),

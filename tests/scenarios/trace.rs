@@ -61,7 +61,7 @@ fn s15_s46_a_pod_to_a_cluster_ip() {
               services: 10.96.0.10:80/tcp is in services
               nonpod-pick-4: goto pick-4
               pick-4: goto pick
-              pick: 4 of 4 draws find an endpoint in endpoints
+              pick: 4 of 4 draws find an endpoint in endpoints-2
               to 10.244.1.5:8080: nat-postrouting: masqueraded
         "#]],
     );
@@ -84,7 +84,7 @@ fn s16_the_node_itself() {
               mark-nonpods: marked 0x4000
               nonpod-pick-4: goto pick-4
               pick-4: goto pick
-              pick: 4 of 4 draws find an endpoint in endpoints
+              pick: 4 of 4 draws find an endpoint in endpoints-2
               to 10.244.1.5:8080: nat-postrouting: masqueraded
               to 10.244.2.5:8080: nat-postrouting: masqueraded
               to 10.244.2.6:8080: nat-postrouting: masqueraded
@@ -110,7 +110,7 @@ fn s43_a_client_outside_at_a_node_port() {
               masq-pick-4: marked 0x4000
               masq-pick-4: goto pick-4
               pick-4: goto pick
-              pick: 4 of 4 draws find an endpoint in endpoints
+              pick: 4 of 4 draws find an endpoint in endpoints-3
               to 10.244.1.5:8080: nat-postrouting: masqueraded
               to 10.244.2.5:8080: nat-postrouting: masqueraded
               to 10.244.2.6:8080: nat-postrouting: masqueraded
@@ -190,7 +190,7 @@ fn s44_policy_local_where_the_endpoint_is() {
             because
               services: 192.0.2.0:80/tcp is in services
               pick-1: goto pick
-              pick: 1 of 1 draws find an endpoint in endpoints
+              pick: 1 of 1 draws find an endpoint in endpoints-0
         "#]],
     );
 }
@@ -264,7 +264,7 @@ fn s06_the_other_family() {
               masq-pick-1: marked 0x4000
               masq-pick-1: goto pick-1
               pick-1: goto pick
-              pick: 1 of 1 draws find an endpoint in endpoints
+              pick: 1 of 1 draws find an endpoint in endpoints-0
               to [fd00:10:244:1::53]:53: nat-postrouting: masqueraded
         "#]],
     );

@@ -238,7 +238,9 @@ impl<'a> Script<'a> {
             Change::Dispatch { code, replaces, to } => {
                 self.replace(layout::TARGETS, *replaces, *to, |to| dispatch(*code, to));
             }
-            Change::Stray { key, index } => self.delete(layout::ENDPOINTS, Element::member(key.slot(*index))),
+            Change::Stray { key, index } => {
+                self.delete(layout::endpoints(key.address), Element::member(key.slot(*index)));
+            }
             Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
             Change::Hairpin { address, there } => {
                 self.member(layout::HAIRPIN, Element::member(key::hairpin_bytes(*address)), *there);
@@ -250,7 +252,8 @@ impl<'a> Script<'a> {
                 self.member(layout::VIPS, Element::member(key::address_bytes(*address)), *there);
             }
             Change::Endpoint { key, side, index, replaces, to } => {
-                self.replace(layout::ENDPOINTS, *replaces, *to, |to| endpoint(key, *side, *index, to));
+                let map = layout::endpoints(key.address);
+                self.replace(map, *replaces, *to, |to| endpoint(key, *side, *index, to));
             }
             Change::Publish { key, side, from, to } => {
                 self.replace(map(*side), from.is_some(), *to, |to| service(key, to));

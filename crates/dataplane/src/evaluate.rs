@@ -235,6 +235,14 @@ impl<'a> Walk<'a> {
                 let within = ipnet::IpNet::new(*address, *length).is_ok_and(|net| net.contains(&ip));
                 matches(within != *negate)
             }
+            Statement::LastByte { field, mask, value } => {
+                let Atom::Address(ip) = self.atom(field)? else { return None };
+                let last = match ip {
+                    IpAddr::V4(ip) => ip.octets()[3],
+                    IpAddr::V6(ip) => ip.octets()[15],
+                };
+                matches(last & mask == *value)
+            }
             Statement::InSet { key, set, negate } => {
                 let there = self.tables.find(set, &self.key(key)?).is_some();
                 matches(there != *negate)

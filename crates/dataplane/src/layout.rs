@@ -18,6 +18,8 @@ mod clients;
 mod parts;
 mod settings;
 
+use std::net::IpAddr;
+
 use portolan_model::{Family, Protocol};
 use portolan_nft::{
     Base, Chain, ChainKind, Field, Hook, KeyType, Rule, Set, Statement, TableFamily, TableId, ValueType,
@@ -35,7 +37,8 @@ pub use settings::Settings;
 pub const SERVICES: &str = "services";
 pub const CLUSTER_SERVICES: &str = "cluster-services";
 pub const TARGETS: &str = "targets";
-pub const ENDPOINTS: &str = "endpoints";
+/// By the last bits of the frontend's address: what reading a map back costs the kernel grows with the square of it.
+pub const ENDPOINTS: [&str; 4] = ["endpoints-0", "endpoints-1", "endpoints-2", "endpoints-3"];
 pub const VIPS: &str = "vips";
 pub const HAIRPIN: &str = "hairpin";
 pub const HOST_PORTS: &str = "host-ports";
@@ -90,16 +93,28 @@ pub fn table_family(family: Family) -> TableFamily {
     }
 }
 
-pub fn sets(family: Family) -> [(&'static str, Set); 12] {
+/// Those bits of the last byte, which are the map's place in [`ENDPOINTS`].
+const SHARD: u8 = ENDPOINTS.len() as u8 - 1;
+
+/// The map that has the endpoints of frontends at this address.
+pub fn endpoints(address: IpAddr) -> &'static str {
+    let last = match address {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    ENDPOINTS[usize::from(last & SHARD)]
+}
+
+pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
     use KeyType::{Address, Port, Priority, Protocol};
     let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
     let map = |key: &[KeyType], value| Set { value: Some(value), ..set(key) };
     let frontend = [Address, Protocol, Port];
-    [
+    let endpoints = map(&[Address, Protocol, Port, Priority], ValueType::Concat(vec![Address, Port]));
+    let mut sets = vec![
         (SERVICES, map(&frontend, ValueType::Concat(vec![Priority]))),
         (CLUSTER_SERVICES, map(&frontend, ValueType::Concat(vec![Priority]))),
         (TARGETS, map(&[Priority], ValueType::Verdict)),
-        (ENDPOINTS, map(&[Address, Protocol, Port, Priority], ValueType::Concat(vec![Address, Port]))),
         (VIPS, set(&[Address])),
         // the frontends whose address is no VIP, and those that are in `cluster-services`: see `raced`
         (HOST_PORTS, set(&frontend)),
@@ -109,7 +124,9 @@ pub fn sets(family: Family) -> [(&'static str, Set); 12] {
         (FW_ALLOW, Set { interval: true, ..set(&[Address, Protocol, Port, Address]) }),
         (AFFINE, map(&[Address, Protocol, Port, Address, Port], ValueType::Verdict)),
         affinity::set(family),
-    ]
+    ];
+    sets.extend(ENDPOINTS.map(|name| (name, endpoints.clone())));
+    sets
 }
 
 /// The chains that stand whatever the Services are, every one after those that it leads to.

@@ -125,9 +125,12 @@ impl Reader<'_> {
     }
 
     fn endpoints(&mut self) -> Option<()> {
-        let mut found = Vec::with_capacity(self.dumped.elements.get(layout::ENDPOINTS).map_or(0, Vec::len));
-        for element in self.elements(layout::ENDPOINTS) {
-            found.push(self.endpoint(element)?);
+        let elements = || layout::ENDPOINTS.iter().flat_map(|map| self.elements(map).map(move |e| (*map, e)));
+        let mut found = Vec::with_capacity(elements().count());
+        for (map, element) in elements() {
+            let (key, index, backend) = self.endpoint(element)?;
+            (layout::endpoints(key.address) == map).then_some(())?;
+            found.push((key, index, backend));
         }
         found.sort_unstable_by(|(a, i, _), (b, j, _)| a.cmp(b).then(i.cmp(j)));
         let side = |index| if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };

@@ -39,6 +39,13 @@ impl Compiler {
             Statement::InPrefix { field, address, length, negate } => {
                 self.prefix(field, address, *length, *negate);
             }
+            Statement::LastByte { field, mask, value } => {
+                let before = self.family.address_len() - 1;
+                let last = |byte| [vec![0; before], vec![byte]].concat();
+                self.exprs.push(field.load(R0, self.family));
+                self.bitwise(&last(*mask), &last(0));
+                self.cmp(CmpOp::Eq, &last(*value));
+            }
             Statement::InSet { key, set, negate } => {
                 self.load(key, R0);
                 self.exprs.push(Expr::Lookup { set: set.clone(), sreg: R0, dreg: None, negate: *negate });

@@ -80,6 +80,12 @@ fn one(exprs: &[Expr], family: TableFamily) -> Option<(Statement, &[Expr])> {
             Expr::Cmp { value, .. },
             rest @ ..,
         ] => (Statement::MarkTest { mask: number(mask)?, value: number(value)? }, rest),
+        [load, Expr::Bitwise { mask, .. }, Expr::Cmp { value, .. }, rest @ ..]
+            if mask.first() == Some(&0) && mask.last() != Some(&0) =>
+        {
+            let field = read_field(load, family)?.1;
+            (Statement::LastByte { field, mask: *mask.last()?, value: *value.last()? }, rest)
+        }
         [load, Expr::Bitwise { mask, .. }, Expr::Cmp { op, value, .. }, rest @ ..] => {
             let length = mask.iter().map(|byte| byte.leading_ones() as u8).sum();
             (prefix(read_field(load, family)?.1, value, length, *op, family)?, rest)

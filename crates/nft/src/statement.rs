@@ -54,6 +54,12 @@ pub enum Statement {
         length: u8,
         negate: bool,
     },
+    /// `<field> & ::<mask> == ::<value>`, or the like in IPv4: bits of an address's last byte.
+    LastByte {
+        field: Field,
+        mask: u8,
+        value: u8,
+    },
     /// `<key> @<set>`.
     InSet {
         key: Vec<Field>,

@@ -239,6 +239,13 @@ impl Statement {
             Statement::InPrefix { field, address, length, negate } => {
                 format!("{} {}{address}/{length}", field.text(family), not(*negate))
             }
+            Statement::LastByte { field, mask, value } => {
+                let address = |byte| match family {
+                    TableFamily::Ip => IpAddr::from([0, 0, 0, byte]),
+                    TableFamily::Ip6 => IpAddr::from(u128::from(byte).to_be_bytes()),
+                };
+                format!("{} & {} == {}", field.text(family), address(*mask), address(*value))
+            }
             Statement::InSet { key: fields, set, negate } => {
                 format!("{} {}@{set}", key(fields), not(*negate))
             }

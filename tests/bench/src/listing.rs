@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::ensure;
+use portolan_lab::nft;
 
 use crate::objects::{PORT, TARGET_PORT};
 use crate::subject::Kind;
@@ -23,7 +24,7 @@ impl Listing {
         let (services, mut endpoints) = match kind {
             Kind::Portolan => {
                 let services = list(&["nft", "list", "map", "ip", "portolan", "services"]).await?;
-                let endpoints = list(&["nft", "list", "map", "ip", "portolan", "endpoints"]).await?;
+                let endpoints = nft::endpoints(&node.node, "ip").await?;
                 (services.matches(&format!(" . tcp . {PORT} : ")).count(), in_maps(&endpoints))
             }
             Kind::Nftables => {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use crate::netns::Namespace;
 use crate::{apt, cache};
 
 /// The Debian release after the one of Portolan's own images: nft 1.1.
@@ -25,6 +26,13 @@ const PACKAGES: [&str; 12] = [
     "libtinfo6",
     "libxtables12",
 ];
+
+/// Portolan's maps of endpoints in a node's table of this family (`ip`, `ip6`), as nft(8) lists them.
+pub async fn endpoints(node: &Namespace, family: &str) -> anyhow::Result<String> {
+    let table = node.output(&["nft", "list", "table", family, "portolan"]).await?;
+    let maps = table.split("\n\tmap ").filter(|map| map.starts_with("endpoints-"));
+    Ok(maps.filter_map(|map| map.split("\n\t}").next()).collect::<Vec<_>>().join("\n"))
+}
 
 /// A program that is nft of a newer Debian release, with that release's libraries: fetched once, nothing is installed.
 pub fn newer() -> anyhow::Result<PathBuf> {

@@ -4,7 +4,7 @@
 //! the kernel does for each new verdict is to follow all verdicts of the same map, in all chains and for every hook, which costs
 //! 6 ms of CPU with 30,000 frontends, and nothing that one would notice with a few hundred numbers.
 //!
-//! In the same way one chain of each side looks up `endpoints`, and a chain for each number of endpoints says no more than which index
+//! In the same way one chain of each side looks up the maps of endpoints, and a chain for each number of endpoints says no more than which index
 //! to look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So a count that
 //! nobody had before costs next to nothing, however large.
 //!
@@ -18,7 +18,8 @@ use portolan_nft::{Field, Rule, Statement, Verdict};
 
 use super::parts::{frontend, goto, jump, rule};
 use super::{
-    CLUSTER_PICK, ENDPOINTS, MARK_NONPODS, PICK, RECALL, REFUSE, REFUSE_ON_LOCALHOST, Settings, TARGETS,
+    CLUSTER_PICK, ENDPOINTS, MARK_NONPODS, PICK, RECALL, REFUSE, REFUSE_ON_LOCALHOST, SHARD, Settings,
+    TARGETS,
 };
 use crate::target::{Pick, Side, Target};
 
@@ -54,13 +55,12 @@ pub fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
 }
 
 pub fn by_index(side: Side) -> Vec<Rule> {
-    vec![
-        rule([dnat()]),
-        retry(side),
-        // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
-        // the node as it is, and a UDP flow would stay that way (S52).
-        rule([Statement::Verdict(Verdict::Drop)]),
-    ]
+    let mut rules = dnat();
+    rules.extend(retry(side));
+    // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
+    // the node as it is, and a UDP flow would stay that way (S52).
+    rules.push(rule([Statement::Verdict(Verdict::Drop)]));
+    rules
 }
 
 /// What it found on the way was of two generations.
@@ -69,7 +69,10 @@ pub fn raced(side: Side) -> Vec<Rule> {
         Side::Outside => goto(REFUSE), // S17
         Side::Cluster => Statement::Verdict(Verdict::Drop),
     };
-    vec![rule([jump(MARK_NONPODS)]), retry(side), rule([last])]
+    let mut rules = vec![rule([jump(MARK_NONPODS)])];
+    rules.extend(retry(side));
+    rules.push(rule([last]));
+    rules
 }
 
 fn chain_by_index(side: Side) -> &'static str {
@@ -79,11 +82,15 @@ fn chain_by_index(side: Side) -> &'static str {
     }
 }
 
-/// To the endpoint of which the priority is the index.
-fn dnat() -> Statement {
+/// To the endpoint of which the priority is the index, by the one map that may have it.
+fn dnat() -> Vec<Rule> {
     let mut key = frontend();
     key.push(Field::Priority);
-    Statement::Dnat { key, map: ENDPOINTS.into(), port: None }
+    let of = |(shard, map): (u8, &str)| {
+        let here = Statement::LastByte { field: Field::Daddr, mask: SHARD, value: shard };
+        rule([here, Statement::Dnat { key: key.clone(), map: map.into(), port: None }])
+    };
+    (0..).zip(ENDPOINTS).map(of).collect()
 }
 
 /// A packet that read one map before a commit and the other after it takes index 0, which is always there (nftables.md,
@@ -91,6 +98,7 @@ fn dnat() -> Statement {
 /// `raced`, when it found no number in the middle of a replacement, or one that `targets` does not have any more, or that leads
 /// to a chain which in the packet's own generation is not yet or no longer filled. That is why verdicts jump: after a goto such
 /// a packet would go out as it is.
-fn retry(side: Side) -> Rule {
-    Rule::commented(vec![Statement::SetPriority(side.offset()), dnat()], "raced with a commit")
+fn retry(side: Side) -> Vec<Rule> {
+    let first = Rule::commented(vec![Statement::SetPriority(side.offset())], "raced with a commit");
+    std::iter::once(first).chain(dnat()).collect()
 }

@@ -70,7 +70,7 @@ fn s41_a_trace_says_who_is_remembered() {
         nonpod-affine-pick-1: goto affine-pick-1
         affine-pick-1: goto pick-1
         pick-1: goto pick
-        pick: 1 of 1 draws find an endpoint in endpoints
+        pick: 1 of 1 draws find an endpoint in endpoints-1
         to 10.244.1.5:80: remember: 10.244.1.5:80/tcp is in affine
         to 10.244.1.5:80: remember-30: the client is remembered for 30s
         to 10.244.1.5:80: nat-postrouting: masqueraded"#]]

@@ -91,8 +91,8 @@ fn nothing_changed() {
 
 #[test]
 fn elements_gone_or_other() {
-    check(vec![delete("endpoints", endpoint(0))], 1);
-    check(vec![delete("endpoints", endpoint(2))], 1);
+    check(vec![delete("endpoints-1", endpoint(0))], 1);
+    check(vec![delete("endpoints-1", endpoint(2))], 1);
     check(vec![delete("services", service())], 1);
     check(vec![delete("vips", Bytes::new(&[10, 96, 0, 1]))], 1);
     check(
@@ -123,8 +123,8 @@ fn verdict(chain: &str) -> Value {
 #[test]
 fn elements_too_many() {
     let backend = Value::Bytes(Bytes::new(&[10, 244, 0, 9, 0, 80, 0, 0]));
-    check(vec![add("endpoints", Element::new(endpoint(3), backend.clone()))], 1);
-    check(vec![add("endpoints", Element::new(endpoint(77), backend))], 1);
+    check(vec![add("endpoints-1", Element::new(endpoint(3), backend.clone()))], 1);
+    check(vec![add("endpoints-1", Element::new(endpoint(77), backend))], 1);
     check(vec![add("vips", Element::member(Bytes::new(&[10, 96, 0, 77])))], 1);
     check(vec![add("targets", Element::new(target(77), verdict("refuse")))], 1);
     check(vec![add("targets", Element::new(target(0), verdict("pick-3")))], 1);

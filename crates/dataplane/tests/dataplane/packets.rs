@@ -317,7 +317,7 @@ fn a_trace_says_why() {
         masq-pick-2: marked 0x4000
         masq-pick-2: goto pick-2
         pick-2: goto pick
-        pick: 2 of 2 draws find an endpoint in endpoints
+        pick: 2 of 2 draws find an endpoint in endpoints-3
         to 10.244.2.5:8080: nat-postrouting: masqueraded
         to 10.244.2.6:8080: nat-postrouting: masqueraded"#]]
     .assert_eq(&trace.reasons.join("\n"));
@@ -355,13 +355,22 @@ fn the_whole_table_as_text() {
         			192.0.2.10 . tcp . 80 : a00:2,
         		}
         	}
-        	map endpoints {
+        	map endpoints-0 {
+        		type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr . inet_service
+        	}
+        	map endpoints-1 {
+        		type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr . inet_service
+        	}
+        	map endpoints-2 {
         		type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr . inet_service
         		elements = {
         			192.0.2.10 . tcp . 80 . none : 10.244.1.5 . 8080,
         			192.0.2.10 . tcp . 80 . 10:0 : 10.244.1.5 . 8080,
         			192.0.2.10 . tcp . 80 . 10:1 : 10.244.2.5 . 8080,
         		}
+        	}
+        	map endpoints-3 {
+        		type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr . inet_service
         	}
         	set fw-allow {
         		type ipv4_addr . inet_proto . inet_service . ipv4_addr
@@ -413,8 +422,15 @@ fn the_whole_table_as_text() {
         		goto cluster-pick-2
         	}
         	chain cluster-pick {
-        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints
-        		meta priority set 10:0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
+        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		meta priority set 10:0 comment "raced with a commit"
+        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
         		drop
         	}
         	chain cluster-pick-2 {
@@ -422,7 +438,11 @@ fn the_whole_table_as_text() {
         	}
         	chain cluster-raced {
         		jump mark-nonpods
-        		meta priority set 10:0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
+        		meta priority set 10:0 comment "raced with a commit"
+        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
         		drop
         	}
         	chain cluster-services {
@@ -456,8 +476,15 @@ fn the_whole_table_as_text() {
         		jump services
         	}
         	chain pick {
-        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints
-        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
+        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		meta priority set none comment "raced with a commit"
+        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
         		drop
         	}
         	chain pick-1 {
@@ -465,7 +492,11 @@ fn the_whole_table_as_text() {
         	}
         	chain raced {
         		jump mark-nonpods
-        		meta priority set none dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints comment "raced with a commit"
+        		meta priority set none comment "raced with a commit"
+        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
         		goto refuse
         	}
         	chain recall {

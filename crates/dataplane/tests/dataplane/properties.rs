@@ -115,7 +115,7 @@ fn contents(table: &Table) -> (BTreeSet<String>, Endpoints) {
     let mut indices: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
     for (set, elements) in &table.elements {
         for element in elements {
-            if **set != *"endpoints" {
+            if !set.starts_with("endpoints-") {
                 seen.insert(format!("{set}: {element:?}"));
                 continue;
             }
@@ -209,7 +209,8 @@ fn picks(kernel: &Kernel, family: Family, map: &str) -> BTreeMap<Bytes, u32> {
 
 fn has_endpoint(kernel: &Kernel, family: Family, key: &Bytes, index: u32) -> bool {
     let key = Bytes::new(&[&key[..], &index.to_ne_bytes()].concat());
-    kernel.elements(family, "endpoints").contains_key(&key)
+    let maps = ["endpoints-0", "endpoints-1", "endpoints-2", "endpoints-3"];
+    maps.into_iter().any(|map| kernel.elements(family, map).contains_key(&key))
 }
 
 /// A frontend that is balanced before a change and after it is balanced all the way, to endpoints of before or after.

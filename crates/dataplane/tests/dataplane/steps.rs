@@ -36,9 +36,9 @@ fn an_endpoint_replaced_in_place() {
         &[1, 2],
         Some(&[1, 3]),
         expect![[r#"
-        delete 1 elements of set endpoints
-        add 1 elements to set endpoints
-    "#]],
+            delete 1 elements of set endpoints-1
+            add 1 elements to set endpoints-1
+        "#]],
     );
 }
 
@@ -57,7 +57,7 @@ fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
             add rule to chain masq-pick-3
             add rule to chain masq-pick-3
             add 2 elements to set targets
-            add 1 elements to set endpoints
+            add 1 elements to set endpoints-1
             delete 1 elements of set services
             add 1 elements to set services
         "#]],
@@ -74,11 +74,11 @@ fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
             add rule to chain masq-pick-2
             add rule to chain masq-pick-2
             add 2 elements to set targets
-            delete 1 elements of set endpoints
-            add 1 elements to set endpoints
+            delete 1 elements of set endpoints-1
+            add 1 elements to set endpoints-1
             delete 1 elements of set services
             add 1 elements to set services
-            delete 1 elements of set endpoints
+            delete 1 elements of set endpoints-1
         "#]],
     );
 }
@@ -91,18 +91,18 @@ fn one_more_of_many() {
         &hosts[..65],
         Some(&hosts),
         expect![[r#"
-        add chain pick-66
-        add chain masq-pick-66
-        flush chain pick-66
-        add rule to chain pick-66
-        flush chain masq-pick-66
-        add rule to chain masq-pick-66
-        add rule to chain masq-pick-66
-        add 2 elements to set targets
-        add 1 elements to set endpoints
-        delete 1 elements of set services
-        add 1 elements to set services
-    "#]],
+            add chain pick-66
+            add chain masq-pick-66
+            flush chain pick-66
+            add rule to chain pick-66
+            flush chain masq-pick-66
+            add rule to chain masq-pick-66
+            add rule to chain masq-pick-66
+            add 2 elements to set targets
+            add 1 elements to set endpoints-1
+            delete 1 elements of set services
+            add 1 elements to set services
+        "#]],
     );
 }
 
@@ -112,9 +112,9 @@ fn a_service_goes() {
         &[1, 2],
         None,
         expect![[r#"
-        delete 1 elements of set services
-        delete 2 elements of set endpoints
-        delete 1 elements of set vips
-    "#]],
+            delete 1 elements of set services
+            delete 2 elements of set endpoints-1
+            delete 1 elements of set vips
+        "#]],
     );
 }

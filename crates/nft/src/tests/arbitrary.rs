@@ -181,7 +181,7 @@ fn fields(u: Input) -> Result<Vec<Field>> {
 }
 
 pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
-    Ok(match u.int_in_range(0..=18)? {
+    Ok(match u.int_in_range(0..=19)? {
         0 => {
             let field = field(u)?;
             let value = atom(u, family, field.key_type())?;
@@ -214,6 +214,11 @@ pub fn statement(u: Input, family: TableFamily) -> Result<Statement> {
         15 => Statement::SetPriority(u.arbitrary()?),
         17 => Statement::SetPriorityRandom { modulus: u.arbitrary()?, offset: u.arbitrary()? },
         16 => Statement::SetPriorityFrom { key: fields(u)?, map: name(u)? },
+        18 => {
+            let (mask, value): (u8, u8) = (u.int_in_range(1..=255)?, u.arbitrary()?);
+            let field = u.choose(&[Field::Saddr, Field::Daddr])?.clone();
+            Statement::LastByte { field, mask, value: value & mask }
+        }
         _ => Statement::Update {
             set: name(u)?,
             key: fields(u)?,

@@ -69,6 +69,31 @@ fn verdict_maps() {
 }
 
 #[test]
+fn bits_of_the_last_byte() {
+    let last = || vec![Statement::LastByte { field: Field::Daddr, mask: 3, value: 2 }];
+    check(
+        TableFamily::Ip,
+        last(),
+        expect![[r#"
+            ip daddr & 0.0.0.3 == 0.0.0.2
+              Payload { dreg: Reg(0), base: Network, offset: 16, len: 4 }
+              Bitwise { sreg: Reg(0), dreg: Reg(0), mask: 0x00000003, xor: 0x00000000 }
+              Cmp { sreg: Reg(0), op: Eq, value: 0x00000002 }
+        "#]],
+    );
+    check(
+        TableFamily::Ip6,
+        last(),
+        expect![[r#"
+            ip6 daddr & ::3 == ::2
+              Payload { dreg: Reg(0), base: Network, offset: 24, len: 16 }
+              Bitwise { sreg: Reg(0), dreg: Reg(0), mask: 0x00000000000000000000000000000003, xor: 0x00000000000000000000000000000000 }
+              Cmp { sreg: Reg(0), op: Eq, value: 0x00000000000000000000000000000002 }
+        "#]],
+    );
+}
+
+#[test]
 fn prefixes_of_whole_bytes_are_shorter_loads() {
     let prefix = |address: &str, length, negate| {
         let address = address.parse().unwrap();
