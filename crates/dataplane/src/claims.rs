@@ -3,6 +3,7 @@
 //! Several Services may claim one key; the oldest has it, and the next one when it goes. Nothing here remembers in
 //! which order they came (invariant 2).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,18 +16,24 @@ use crate::key::Key;
 /// The claims of one family.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The first of a key is its winner.
-    by_key: BTreeMap<Claim, Arc<ServicePlan>>,
+    by_key: BTreeMap<Key, Claimants>,
     /// How many plans ask for each.
     vips: BTreeMap<IpAddr, u32>,
     hairpin: BTreeMap<IpAddr, u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    key: Key,
-    /// None sorts before every Service: the lower end of a key's range.
-    rank: Option<Rank>,
+/// Who claims one key, never nobody: nearly always one alone.
+#[derive(Debug)]
+enum Claimants {
+    One(Claim),
+    /// In order, the winner first.
+    Several(Vec<Claim>),
+}
+
+#[derive(Clone, Debug)]
+struct Claim {
+    rank: Rank,
+    plan: Arc<ServicePlan>,
 }
 
 /// The winner is the least: the oldest, then by name; an address asked for by itself before a node port.
@@ -150,27 +157,31 @@ impl Claims {
     }
 
     fn drop_keys(&mut self, id: &ServiceId, family: Family, nodes: &BTreeSet<IpAddr>, old: &Registered) {
-        for claim in claims(id, family, nodes, old) {
-            self.by_key.remove(&claim);
+        for (key, claim) in claims(id, family, nodes, old) {
+            let Entry::Occupied(mut claimants) = self.by_key.entry(key) else { continue };
+            if claimants.get_mut().remove(&claim.rank) {
+                claimants.remove();
+            }
         }
     }
 
     fn add_keys(&mut self, id: &ServiceId, family: Family, nodes: &BTreeSet<IpAddr>, new: &Registered) {
-        for claim in claims(id, family, nodes, new) {
-            self.by_key.insert(claim, new.plan.clone());
+        for (key, claim) in claims(id, family, nodes, new) {
+            match self.by_key.entry(key) {
+                Entry::Vacant(free) => _ = free.insert(Claimants::One(claim)),
+                Entry::Occupied(mut claimants) => claimants.get_mut().insert(claim),
+            }
         }
     }
 
     /// The forwarding of the key's oldest claim.
     pub fn winner(&self, key: Key) -> Option<&Forwarding> {
-        let (claim, plan) = self.by_key.range(Claim { key, rank: None }..).next()?;
-        (claim.key == key).then(|| claim.forwarding(plan))?
+        self.by_key.get(&key)?.winner().forwarding(key)
     }
 
     /// Whose claim that is.
     pub fn winner_id(&self, key: Key) -> Option<&ServiceId> {
-        let (claim, _) = self.by_key.range(Claim { key, rank: None }..).next()?;
-        claim.rank.as_ref().filter(|_| claim.key == key).map(|rank| &rank.service)
+        self.by_key.get(&key).map(|claimants| &claimants.winner().rank.service)
     }
 
     /// The other Services that claim a key of this one's.
@@ -184,28 +195,22 @@ impl Claims {
     ) {
         for (frontend, _) in frontends(&registered.plan, family) {
             for key in keys(frontend, nodes) {
-                let claims = self.by_key.range(Claim { key, rank: None }..);
-                let of_key = claims.map(|(claim, _)| claim).take_while(|claim| claim.key == key);
-                let services = of_key.filter_map(|claim| Some(&claim.rank.as_ref()?.service));
+                let Some(Claimants::Several(claims)) = self.by_key.get(&key) else { continue };
+                let services = claims.iter().map(|claim| &claim.rank.service);
                 rivals.extend(services.filter(|other| *other != id).cloned());
             }
         }
     }
 
     /// Every key with its winner, in order.
-    pub fn winners(&self) -> impl Iterator<Item = (Key, &Forwarding)> {
-        let mut last = None;
-        self.by_key.iter().filter_map(move |(claim, plan)| {
-            let first = last.replace(claim.key) != Some(claim.key);
-            first.then(|| claim.forwarding(plan).map(|forwarding| (claim.key, forwarding)))?
-        })
+    pub fn winners(&self) -> impl Iterator<Item = (&Key, &Forwarding)> {
+        self.by_key.iter().filter_map(|(key, claimants)| Some((key, claimants.winner().forwarding(*key)?)))
     }
 
     /// Every claimed key at an address.
     pub fn keys_at(&self, address: IpAddr) -> impl Iterator<Item = Key> {
         let first = Key { address, protocol: Protocol::Tcp, port: 0 };
-        let claims = self.by_key.range(Claim { key: first, rank: None }..);
-        claims.map(|(claim, _)| claim.key).take_while(move |key| key.address == address)
+        self.by_key.range(first..).map(|(key, _)| *key).take_while(move |key| key.address == address)
     }
 
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> {
@@ -229,20 +234,51 @@ impl Claims {
         compact(&mut self.by_key);
         compact(&mut self.vips);
     }
+}
 
-    /// Every claimed key, some more than once, in order.
-    pub fn keys(&self) -> impl Iterator<Item = Key> {
-        self.by_key.keys().map(|claim| claim.key)
+impl Claimants {
+    fn winner(&self) -> &Claim {
+        match self {
+            Claimants::One(claim) => claim,
+            Claimants::Several(claims) => &claims[0],
+        }
+    }
+
+    fn insert(&mut self, claim: Claim) {
+        let mut claims = match self {
+            Claimants::One(other) if other.rank == claim.rank => return *other = claim,
+            Claimants::One(other) => vec![other.clone()],
+            Claimants::Several(claims) => std::mem::take(claims),
+        };
+        match claims.binary_search_by(|other| other.rank.cmp(&claim.rank)) {
+            Ok(at) => claims[at] = claim,
+            Err(at) => claims.insert(at, claim),
+        }
+        *self = Claimants::Several(claims);
+    }
+
+    /// True when nobody is left.
+    fn remove(&mut self, rank: &Rank) -> bool {
+        match self {
+            Claimants::One(claim) => claim.rank == *rank,
+            Claimants::Several(claims) => {
+                claims.retain(|claim| claim.rank != *rank);
+                if let [last] = &claims[..] {
+                    *self = Claimants::One(last.clone());
+                }
+                false
+            }
+        }
     }
 }
 
 impl Claim {
-    fn forwarding<'a>(&self, plan: &'a ServicePlan) -> Option<&'a Forwarding> {
-        let address = match self.rank.as_ref()?.node_port {
-            true => Address::NodePort(Family::of(&self.key.address)),
-            false => Address::Vip(self.key.address),
+    fn forwarding(&self, key: Key) -> Option<&Forwarding> {
+        let address = match self.rank.node_port {
+            true => Address::NodePort(Family::of(&key.address)),
+            false => Address::Vip(key.address),
         };
-        plan.frontends.get(&Frontend { address, protocol: self.key.protocol, port: self.key.port })
+        self.plan.frontends.get(&Frontend { address, protocol: key.protocol, port: key.port })
     }
 }
 
@@ -251,12 +287,12 @@ fn claims<'a>(
     family: Family,
     nodes: &'a BTreeSet<IpAddr>,
     registered: &'a Registered,
-) -> impl Iterator<Item = Claim> + 'a {
+) -> impl Iterator<Item = (Key, Claim)> + 'a {
     frontends(&registered.plan, family).flat_map(move |(frontend, _)| {
         let node_port = matches!(frontend.address, Address::NodePort(_));
         keys(frontend, nodes).map(move |key| {
             let rank = Rank { created: registered.created, service: id.clone(), node_port };
-            Claim { key, rank: Some(rank) }
+            (key, Claim { rank, plan: registered.plan.clone() })
         })
     })
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use itertools::{EitherOrBoth, Itertools};
 use portolan_model::{Family, Forwarding, ServiceId};
 use portolan_nft::{Chain, Command, Dumped, Table};
 
-use crate::actual::{Actual, Frame};
+use crate::actual::{Actual, Entry, Frame};
 use crate::chains;
 use crate::change::{Change, Script};
 use crate::changes::Changes;
@@ -51,15 +52,6 @@ impl Proxy {
     /// Compares everything at the next [`Proxy::changes`].
     pub fn touch_all(&mut self) {
         self.dirty = Dirty { chains: true, everything: true, ..Dirty::default() };
-    }
-
-    /// Names what everything is.
-    fn spread(&mut self) {
-        if std::mem::take(&mut self.dirty.everything) {
-            self.dirty.keys = self.claims.keys().chain(self.actual.entries.keys().copied()).collect();
-            self.dirty.vips = self.claims.vips().chain(self.actual.vips.iter().copied()).collect();
-            self.dirty.hairpin = self.claims.hairpin().chain(self.actual.hairpin.iter().copied()).collect();
-        }
     }
 
     pub fn orphans(&self) -> impl Iterator<Item = Key> {
@@ -110,10 +102,10 @@ impl Proxy {
     }
 
     fn changes(&mut self, settings: &Settings, limits: &Limits) -> Changes {
-        self.spread();
+        let everything = std::mem::take(&mut self.dirty.everything);
         let mut changes = self.frame_changes(settings);
-        self.key_changes(settings, &mut changes);
-        self.address_changes(settings, &mut changes);
+        self.key_changes(settings, everything, &mut changes);
+        self.address_changes(settings, everything, &mut changes);
         self.chain_changes(limits, &mut changes);
         changes
     }
@@ -139,26 +131,39 @@ impl Proxy {
     }
 
     /// Keys that turn out to be as wanted are no longer dirty.
-    fn key_changes(&mut self, settings: &Settings, changes: &mut Changes) {
-        let dirty = std::mem::take(&mut self.dirty.keys);
-        let differs = |key: &Key| {
+    fn key_changes(&mut self, settings: &Settings, everything: bool, changes: &mut Changes) {
+        let (dirty, mut entries) =
+            (std::mem::take(&mut self.dirty.keys), std::mem::take(&mut self.actual.entries));
+        let mut differs = |key: Key, entry: Option<&mut Entry>, forwarding: Option<&Forwarding>| {
             let before = changes.len();
-            let forwarding = self.claims.winner(*key);
-            let wanted = forwarding.map(|forwarding| self.wanted(*key, forwarding, settings));
-            let entry = self.actual.entries.get_mut(key);
-            entry::diff(*key, entry.as_deref(), wanted.as_ref(), changes);
+            let wanted = forwarding.map(|forwarding| self.wanted(key, forwarding, settings));
+            entry::diff(key, entry.as_deref(), wanted.as_ref(), changes);
             let differs = changes.len() > before;
             if !differs && let Some(entry) = entry {
                 entry.settle(forwarding);
             }
-            differs
+            differs.then_some(key)
         };
-        self.dirty.keys = dirty.into_iter().filter(differs).collect();
+        let left = match everything {
+            true => join(entries.iter_mut(), self.claims.winners())
+                .filter_map(|(key, entry, forwarding)| differs(*key, entry, forwarding))
+                .collect(),
+            false => dirty
+                .into_iter()
+                .filter_map(|key| differs(key, entries.get_mut(&key), self.claims.winner(key)))
+                .collect(),
+        };
+        (self.dirty.keys, self.actual.entries) = (left, entries);
     }
 
-    fn address_changes(&mut self, settings: &Settings, changes: &mut Changes) {
+    fn address_changes(&mut self, settings: &Settings, everything: bool, changes: &mut Changes) {
         let (mut vips, mut hairpin) =
             (std::mem::take(&mut self.dirty.vips), std::mem::take(&mut self.dirty.hairpin));
+        if everything {
+            vips.extend(unlike(&self.actual.vips, self.claims.vips()));
+            vips.extend(settings.node_port_addresses.iter().copied());
+            hairpin.extend(unlike(&self.actual.hairpin, self.claims.hairpin()));
+        }
         vips.retain(|ip| self.wants_vip(ip, settings) != self.actual.vips.contains(ip));
         hairpin.retain(|ip| self.claims.has_hairpin(ip) != self.actual.hairpin.contains(ip));
         let there = |set: &BTreeSet<IpAddr>, ip| !set.contains(ip);
@@ -242,7 +247,7 @@ impl Proxy {
             layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         let mut changes = Changes::default();
         for (key, forwarding) in self.claims.winners() {
-            entry::diff(key, None, Some(&self.wanted(key, forwarding, settings)), &mut changes);
+            entry::diff(*key, None, Some(&self.wanted(*key, forwarding, settings)), &mut changes);
         }
         let leads = changes.iter().filter_map(|change| change.leads().1);
         let shared: BTreeSet<Shared> = leads.flat_map(Shared::chains).collect();
@@ -268,4 +273,22 @@ impl Proxy {
         }
         table
     }
+}
+
+/// Two maps in order as one: each key with what either has of it.
+fn join<K: Ord, A, B>(
+    a: impl Iterator<Item = (K, A)>,
+    b: impl Iterator<Item = (K, B)>,
+) -> impl Iterator<Item = (K, Option<A>, Option<B>)> {
+    a.merge_join_by(b, |(a, _), (b, _)| a.cmp(b)).map(|either| match either {
+        EitherOrBoth::Left((key, a)) => (key, Some(a), None),
+        EitherOrBoth::Right((key, b)) => (key, None, Some(b)),
+        EitherOrBoth::Both((key, a), (_, b)) => (key, Some(a), Some(b)),
+    })
+}
+
+/// What only one of the two has; both in order.
+fn unlike(actual: &BTreeSet<IpAddr>, wanted: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = IpAddr> {
+    let both = actual.iter().copied().merge_join_by(wanted, Ord::cmp);
+    both.filter(|either| !either.has_left() || !either.has_right()).map(|either| either.reduce(|a, _| a))
 }

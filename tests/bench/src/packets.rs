@@ -169,12 +169,7 @@ async fn mac(ns: &Namespace, device: &str) -> anyhow::Result<[u8; 6]> {
 }
 
 /// SYNs of so many connections, each to the next of `to`.
-async fn frames(
-    node: &Wires,
-    to: &[SocketAddr],
-    from: u32,
-    count: u32,
-) -> anyhow::Result<Vec<[u8; FRAME]>> {
+async fn frames(node: &Wires, to: &[SocketAddr], from: u32, count: u32) -> anyhow::Result<Vec<[u8; FRAME]>> {
     let macs = (mac(&node.node, "client").await?, mac(&node.client, "eth0").await?);
     let each = |(number, to): (u32, &SocketAddr)| match to.ip() {
         IpAddr::V4(ip) => Ok(syn(macs, (from.into(), 1024 + number as u16), (ip, to.port()))),
