@@ -57,12 +57,6 @@ pub struct Dirty {
 }
 
 impl Dirty {
-    fn note_keys(&mut self, keys: impl Iterator<Item = Key>) {
-        if !self.everything {
-            self.keys.extend(keys);
-        }
-    }
-
     pub fn extend(&mut self, other: Dirty) {
         self.keys.extend(other.keys);
         self.vips.extend(other.vips);
@@ -115,23 +109,27 @@ impl Claims {
     ) {
         let none = ServicePlan::default();
         let (before, after) = (old.map_or(&none, |old| &*old.plan), new.map_or(&none, |new| &*new.plan));
-        let same_rank = old.map(|r| r.created) == new.map(|r| r.created);
-        for (frontend, forwarding) in frontends(before, family) {
-            if !same_rank || after.frontends.get(frontend) != Some(forwarding) {
-                dirty.note_keys(keys(frontend, nodes));
+        if !dirty.everything {
+            let same_rank = old.map(|r| r.created) == new.map(|r| r.created);
+            for (frontend, forwarding) in frontends(before, family) {
+                if !same_rank || after.frontends.get(frontend) != Some(forwarding) {
+                    dirty.keys.extend(keys(frontend, nodes));
+                }
             }
-        }
-        for (frontend, _) in
-            frontends(after, family).filter(|(f, _)| !same_rank || !before.frontends.contains_key(f))
-        {
-            dirty.note_keys(keys(frontend, nodes));
+            for (frontend, _) in
+                frontends(after, family).filter(|(f, _)| !same_rank || !before.frontends.contains_key(f))
+            {
+                dirty.keys.extend(keys(frontend, nodes));
+            }
         }
         old.into_iter().for_each(|registered| self.drop_keys(id, family, nodes, registered));
         new.into_iter().for_each(|registered| self.add_keys(id, family, nodes, registered));
         let vips = (!dirty.everything).then_some(&mut dirty.vips);
         recount(&mut self.vips, family, &before.vips, &after.vips, vips);
-        let moved = before.vips.symmetric_difference(&after.vips).filter(|ip| Family::of(ip) == family);
-        moved.for_each(|ip| dirty.note_keys(self.keys_at(*ip))); // listed or not
+        if !dirty.everything {
+            let moved = before.vips.symmetric_difference(&after.vips).filter(|ip| Family::of(ip) == family);
+            moved.for_each(|ip| dirty.keys.extend(self.keys_at(*ip))); // listed or not
+        }
         let hairpin = (!dirty.everything).then_some(&mut dirty.hairpin);
         recount(&mut self.hairpin, family, &before.hairpin, &after.hairpin, hairpin);
     }
@@ -148,8 +146,8 @@ impl Claims {
     ) {
         let moved = from.symmetric_difference(to).copied().collect();
         for (frontend, _) in frontends(&registered.plan, family) {
-            if matches!(frontend.address, Address::NodePort(_)) {
-                dirty.note_keys(keys(frontend, &moved));
+            if matches!(frontend.address, Address::NodePort(_)) && !dirty.everything {
+                dirty.keys.extend(keys(frontend, &moved));
             }
         }
         self.drop_keys(id, family, from, registered);

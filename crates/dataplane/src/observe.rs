@@ -16,7 +16,7 @@ use crate::target::{CLUSTER_OFFSET, Memory, Shared, Side, Target};
 /// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
 pub fn read(dumped: Option<&Dumped>, settings: &Settings, family: Family) -> Actual {
     let Some(dumped) = dumped else { return Actual::new(Frame::Absent) };
-    let mut reader = Reader { dumped, settings, family, actual: Actual::new(Frame::Ours) };
+    let mut reader = Reader { dumped, settings, family, actual: Actual::new(Frame::Ours), entries: Vec::new() };
     match reader.read() {
         Some(()) => reader.actual,
         None => Actual::new(Frame::Foreign),
@@ -28,6 +28,8 @@ struct Reader<'a> {
     settings: &'a Settings,
     family: Family,
     actual: Actual,
+    /// In order: they become a map when all that is large was read.
+    entries: Vec<(Key, Entry)>,
 }
 
 /// None anywhere below: something stands in our table that we would not have written and cannot name.
@@ -38,9 +40,10 @@ impl Reader<'_> {
         self.targets()?;
         self.services(Side::Outside, layout::SERVICES)?;
         self.services(Side::Cluster, layout::CLUSTER_SERVICES)?;
+        self.endpoints()?;
+        self.actual.entries = std::mem::take(&mut self.entries).into_iter().collect();
         self.listed(Side::Outside, layout::HOST_PORTS)?;
         self.listed(Side::Cluster, layout::CLUSTER_PORTS)?;
-        self.endpoints()?;
         self.addresses()?;
         self.sources()?;
         self.affine()?;
@@ -151,26 +154,33 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// What was found of each key, in order, goes into its entry: one walk beside the map instead of a search for each.
+    /// What was found of each key, in order, goes into its entry: one walk beside them instead of a search for each.
     fn merge<T>(&mut self, found: Vec<(Key, T)>, put: impl Fn(&mut Entry, T)) {
-        if found.is_empty() {
-            return;
-        }
-        let mut entries = std::mem::take(&mut self.actual.entries).into_iter().peekable();
-        let mut merged: Vec<(Key, Entry)> = Vec::with_capacity(found.len().max(entries.len()));
+        let (mut at, mut new): (_, Vec<(Key, Entry)>) = (0, Vec::new());
         for (key, what) in found {
-            while let Some(entry) = entries.next_if(|(other, _)| *other <= key) {
-                merged.push(entry);
+            while self.entries.get(at).is_some_and(|(other, _)| *other < key) {
+                at += 1;
             }
-            if merged.last().is_none_or(|(last, _)| *last != key) {
-                merged.push((key, Entry::default()));
-            }
-            if let Some((_, entry)) = merged.last_mut() {
-                put(entry, what);
+            match self.entries.get_mut(at) {
+                Some((other, entry)) if *other == key => put(entry, what),
+                _ => {
+                    if new.last().is_none_or(|(last, _)| *last != key) {
+                        new.push((key, Entry::default()));
+                    }
+                    if let Some((_, entry)) = new.last_mut() {
+                        put(entry, what);
+                    }
+                }
             }
         }
-        merged.extend(entries);
-        self.actual.entries = merged.into_iter().collect();
+        match self.entries.is_empty() {
+            true => self.entries = new,
+            false if !new.is_empty() => {
+                self.entries.append(&mut new);
+                self.entries.sort_by_key(|(key, _)| *key);
+            }
+            false => {}
+        }
     }
 
     fn endpoint(&self, element: &Element) -> Option<(Key, u32, Backend)> {
