@@ -11,6 +11,7 @@ use portolan_nft::Name;
 
 use crate::change::Change;
 use crate::compact;
+use crate::gate::{self, Holds};
 use crate::key::Key;
 use crate::ledger::{Ledger, Ports};
 use crate::target::{self, Memory, Shared, Side, Target};
@@ -30,8 +31,9 @@ pub enum Frame {
 pub struct Actual {
     pub frame: Frame,
     pub missing_sets: BTreeSet<Name>,
-    /// Chains of [`layout::fixed`](crate::layout::fixed) that are there; true = with the rules we want.
-    pub fixed: BTreeMap<Name, bool>,
+    /// Chains of [`layout::fixed`](crate::layout::fixed) that are there.
+    pub fixed: BTreeMap<Name, Form>,
+    pub holds: Holds,
     pub shared: BTreeMap<Shared, SharedChain>,
     /// The numbers that `targets` has; true = each with the verdict that we want.
     pub targets: BTreeMap<u32, bool>,
@@ -45,6 +47,17 @@ pub struct Actual {
     pub outlived: BTreeSet<(Key, Backend)>,
     pub foreign_chains: BTreeSet<Name>,
     pub foreign_sets: BTreeSet<Name>,
+}
+
+/// What rules a fixed chain has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Those of the layout.
+    Full,
+    /// None: a closed [`Gate`](crate::gate::Gate).
+    Empty,
+    /// Not those that we want.
+    Other,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,10 +223,14 @@ impl Actual {
     pub fn fold(&mut self, change: &Change) {
         let (from, to) = change.leads();
         self.count(from, to);
+        gate::count(&mut self.holds, change);
         match change {
             Change::Table { .. } => *self = Actual::new(Frame::Ours),
             Change::Set(name) => _ = self.missing_sets.remove(name),
-            Change::Fixed(name) => _ = self.fixed.insert(name.clone(), true),
+            Change::Fixed { name, full } => {
+                self.fixed.insert(name.clone(), if *full { Form::Full } else { Form::Empty });
+            }
+            Change::Close(gate) => _ = self.fixed.insert(gate.chain().into(), Form::Empty),
             Change::Chain(shared) => {
                 let chain = self.shared.entry(*shared).or_default();
                 (chain.exists, chain.intact) = (true, true);

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use portolan_model::{Backend, Family};
 use portolan_nft::{Atom, Bytes, Command, Element, Name, Value, Verdict};
 
+use crate::gate::Gate;
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{Ledger, Ports, Recall};
@@ -18,7 +19,11 @@ pub enum Change {
         replace: bool,
     },
     Set(Name),
-    Fixed(Name),
+    /// A fixed chain with all its rules, or with none.
+    Fixed {
+        name: Name,
+        full: bool,
+    },
     Ledger(Ledger),
     Chain(Shared),
     /// An element of `targets`; `replaces` = something stands there.
@@ -85,6 +90,8 @@ pub enum Change {
         key: Key,
         backend: Backend,
     },
+    /// The chain keeps no rules.
+    Close(Gate),
     DropChain(Shared),
     DropLedger(Ledger),
     DropForeignChain(Name),
@@ -100,6 +107,8 @@ pub enum Phase {
     Publish,
     Unpublish,
     Remove,
+    /// What looked up elements that are gone now.
+    Close,
     /// A transaction of its own: a chain that a verdict deleted in the same one still leads to is busy.
     Chaff,
 }
@@ -115,7 +124,7 @@ impl Change {
     pub fn phase(&self) -> Phase {
         match self {
             Change::Table { .. } | Change::Set(_) | Change::Ledger(_) => Phase::Frame,
-            Change::Fixed(_) | Change::Chain(_) | Change::Dispatch { to: Some(_), .. } => Phase::Chains,
+            Change::Fixed { .. } | Change::Chain(_) | Change::Dispatch { to: Some(_), .. } => Phase::Chains,
             Change::Stray { .. } => Phase::Supply,
             Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
             Change::Remember { .. } | Change::Forget { .. } | Change::Recall { to: Some(_), .. } => {
@@ -128,6 +137,7 @@ impl Change {
             Change::Dispatch { to: None, .. } => Phase::Remove,
             Change::Hairpin { there: false, .. } | Change::Listed { there: false, .. } => Phase::Remove,
             Change::Vip { there: false, .. } | Change::Recall { to: None, .. } => Phase::Remove,
+            Change::Close(_) => Phase::Close,
             Change::DropChain(_)
             | Change::DropLedger(_)
             | Change::DropForeignChain(_)
@@ -144,7 +154,7 @@ impl Change {
             Change::Publish { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Remember { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
             Change::Recall { from, to, .. } => from.is_some() as usize + to.is_some() as usize,
-            Change::Table { .. } | Change::Set(_) | Change::Fixed(_) => 4,
+            Change::Table { .. } | Change::Set(_) | Change::Fixed { .. } => 4,
             Change::Chain(shared) => 4 + LEDGER_COST * shared.ledgers().len(),
             Change::Ledger(_) => LEDGER_COST,
             _ => 1,
@@ -164,6 +174,18 @@ impl Change {
                 (chain(*from), chain(*to))
             }
             Change::Recall { key, from, to } => (recall(key, *from), recall(key, *to)),
+            _ => (None, None),
+        }
+    }
+
+    /// The gate that its element held open before, and the one that it holds open after.
+    pub fn holds(&self) -> (Option<Gate>, Option<Gate>) {
+        let when = |gate, before: bool, after: bool| (before.then_some(gate), after.then_some(gate));
+        match self {
+            Change::Sources { from, to, .. } => when(Gate::SourceRanges, from.is_some(), to.is_some()),
+            // there before the element of `cluster-services`, and gone after it
+            Change::Listed { side: Side::Cluster, there, .. } => when(Gate::ClusterServices, !there, *there),
+            Change::Remember { from, to, .. } => when(Gate::Remember, from.is_some(), to.is_some()),
             _ => (None, None),
         }
     }
@@ -228,7 +250,8 @@ impl<'a> Script<'a> {
         match change {
             Change::Table { replace } => self.table(*replace),
             Change::Set(name) => self.sets(|set| set == &**name),
-            Change::Fixed(name) => self.fixed(name),
+            Change::Fixed { name, full } => self.fixed(name, *full),
+            Change::Close(gate) => self.rules.push(Command::FlushChain { chain: gate.chain().into() }),
             Change::Ledger(ledger) => {
                 self.commands.push(Command::AddSet { name: ledger.name(), set: layout::ledger() });
             }
@@ -285,10 +308,10 @@ impl<'a> Script<'a> {
         self.commands.extend(sets.map(|(name, set)| Command::AddSet { name: name.into(), set }));
     }
 
-    fn fixed(&mut self, name: &Name) {
+    fn fixed(&mut self, name: &Name, full: bool) {
         let chains = layout::fixed(self.settings, self.family);
         let Some((_, chain)) = chains.into_iter().find(|(fixed, _)| **fixed == **name) else { return };
-        self.chain(name.clone(), chain.base, chain.rules);
+        self.chain(name.clone(), chain.base, if full { chain.rules } else { Vec::new() });
     }
 
     fn chain(&mut self, chain: Name, base: Option<portolan_nft::Base>, rules: Vec<portolan_nft::Rule>) {

@@ -193,7 +193,7 @@ impl Claims {
     ) {
         for (frontend, _) in frontends(&registered.plan, family) {
             for key in keys(frontend, nodes) {
-                let Some(Claimants::Several(claims)) = self.by_key.get(&key) else { continue };
+                let claims = self.by_key.get(&key).map_or(&[][..], Claimants::all);
                 let services = claims.iter().map(|claim| &claim.rank.service);
                 rivals.extend(services.filter(|other| *other != id).cloned());
             }
@@ -235,11 +235,16 @@ impl Claims {
 }
 
 impl Claimants {
-    fn winner(&self) -> &Claim {
+    /// In order.
+    fn all(&self) -> &[Claim] {
         match self {
-            Claimants::One(claim) => claim,
-            Claimants::Several(claims) => &claims[0],
+            Claimants::One(claim) => std::slice::from_ref(claim),
+            Claimants::Several(claims) => claims,
         }
+    }
+
+    fn winner(&self) -> &Claim {
+        &self.all()[0]
     }
 
     fn insert(&mut self, claim: Claim) {

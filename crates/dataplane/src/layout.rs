@@ -10,6 +10,8 @@
 //! Node ports at loopback addresses (S22) are served by a relay in user space as far as they are TCP; all others are refused
 //! by `refuse-on-localhost`, which counts them.
 //!
+//! `source-ranges`, `cluster-services` and `remember` are empty while nobody uses them ([`Gate`](crate::gate::Gate)).
+//!
 //! Only nat hooks: a packet of a connection that stands runs none of these rules.
 
 mod affinity;
@@ -52,10 +54,10 @@ pub const AFFINE: &str = "affine";
 pub const RECALL: &str = "recall";
 const PICK: &str = "pick";
 const CLUSTER_PICK: &str = "cluster-pick";
-const REMEMBER: &str = "remember";
+pub const REMEMBER: &str = "remember";
 const RACED: &str = "raced";
 const CLUSTER_RACED: &str = "cluster-raced";
-const SOURCE_RANGES: &str = "source-ranges";
+pub const SOURCE_RANGES: &str = "source-ranges";
 const MARK_NONPODS: &str = "mark-nonpods";
 const PREROUTING: &str = "nat-prerouting";
 const OUTPUT: &str = "nat-output";
@@ -129,7 +131,8 @@ pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
     sets
 }
 
-/// The chains that stand whatever the Services are, every one after those that it leads to.
+/// The chains that stand whatever the Services are, every one after those that it leads to, with all their rules
+/// ([`Gate`](crate::gate::Gate)).
 pub fn fixed(settings: &Settings, family: Family) -> Vec<(&'static str, Chain)> {
     let rules = Rules { settings, family };
     FIXED.into_iter().map(|name| (name, Chain { base: base(name), rules: rules.fixed(name) })).collect()

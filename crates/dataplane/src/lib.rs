@@ -19,6 +19,7 @@ mod code;
 mod dataplane;
 mod entry;
 mod evaluate;
+mod gate;
 mod key;
 mod layout;
 mod ledger;

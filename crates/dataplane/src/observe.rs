@@ -7,7 +7,8 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use portolan_model::{Backend, Family};
 use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verdict};
 
-use crate::actual::{Actual, Entry, Frame, Slots};
+use crate::actual::{Actual, Entry, Form, Frame, Slots};
+use crate::gate::Gate;
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{self, Ledger, Ports};
@@ -16,7 +17,8 @@ use crate::target::{CLUSTER_OFFSET, Memory, Shared, Side, Target};
 /// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
 pub fn read(dumped: Option<&Dumped>, settings: &Settings, family: Family) -> Actual {
     let Some(dumped) = dumped else { return Actual::new(Frame::Absent) };
-    let mut reader = Reader { dumped, settings, family, actual: Actual::new(Frame::Ours), entries: Vec::new() };
+    let mut reader =
+        Reader { dumped, settings, family, actual: Actual::new(Frame::Ours), entries: Vec::new() };
     match reader.read() {
         Some(()) => reader.actual,
         None => Actual::new(Frame::Foreign),
@@ -75,7 +77,12 @@ impl Reader<'_> {
             layout::fixed(self.settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         for (name, found) in &self.dumped.chains {
             if let Some(chain) = fixed.get(name) {
-                self.actual.fixed.insert(name.clone(), self.same(chain, found)?);
+                let form = match self.same(chain, found)? {
+                    true => Form::Full,
+                    false if Gate::of(name).is_some() && found.rules.is_empty() => Form::Empty,
+                    false => Form::Other,
+                };
+                self.actual.fixed.insert(name.clone(), form);
             } else if let Some(shared) = Shared::parse(name).filter(|shared| shared.is_of(self.family)) {
                 let chain = Chain { base: None, rules: layout::shared(self.settings, shared) };
                 let intact = self.same(&chain, found)?;
@@ -123,6 +130,7 @@ impl Reader<'_> {
         for element in self.elements(set) {
             let key = self.key(element)?;
             self.actual.entries.entry(key).or_default().half_mut(side).listed = true;
+            self.holds((side == Side::Cluster).then_some(Gate::ClusterServices));
         }
         Some(())
     }
@@ -215,6 +223,7 @@ impl Reader<'_> {
         }
         for (key, mut nets) in ranges {
             nets.sort();
+            self.holds(Some(Gate::SourceRanges));
             self.actual.entries.entry(key).or_default().sources = Some(nets.into());
         }
         Some(())
@@ -234,6 +243,7 @@ impl Reader<'_> {
             };
             self.actual.count(None, shared);
             self.actual.entries.entry(key).or_default().remember(backend, Some(memory));
+            self.holds(Some(Gate::Remember));
         }
         Some(())
     }
@@ -265,6 +275,12 @@ impl Reader<'_> {
             }
         }
         Some(())
+    }
+
+    fn holds(&mut self, gate: Option<Gate>) {
+        if let Some(gate) = gate {
+            self.actual.holds[gate as usize] += 1;
+        }
     }
 
     fn source(&self, element: &Element) -> Option<(Key, IpNet)> {

@@ -8,12 +8,13 @@ use itertools::{EitherOrBoth, Itertools};
 use portolan_model::{Family, Forwarding, ServiceId};
 use portolan_nft::{Chain, Command, Dumped, Table};
 
-use crate::actual::{Actual, Entry, Frame};
+use crate::actual::{Actual, Entry, Form, Frame};
 use crate::chains;
 use crate::change::{Change, Script};
 use crate::changes::Changes;
 use crate::claims::{Claims, Dirty, Registered};
 use crate::entry::{self, Wanted};
+use crate::gate;
 use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::observe;
@@ -103,23 +104,19 @@ impl Proxy {
 
     fn changes(&mut self, settings: &Settings, limits: &Limits) -> Changes {
         let everything = std::mem::take(&mut self.dirty.everything);
-        let mut changes = self.frame_changes(settings);
+        let mut changes = self.frame_changes();
         self.key_changes(settings, everything, &mut changes);
         self.address_changes(settings, everything, &mut changes);
+        gate::diff(&self.actual, &mut changes);
         self.chain_changes(limits, &mut changes);
         changes
     }
 
-    fn frame_changes(&self, settings: &Settings) -> Changes {
+    fn frame_changes(&self) -> Changes {
         let mut changes = Changes::default();
         match self.actual.frame {
             Frame::Ours => changes.extend(self.actual.missing_sets.iter().cloned().map(Change::Set)),
             frame => changes.push(Change::Table { replace: frame == Frame::Foreign }),
-        }
-        if self.actual.fixed.len() < layout::FIXED.len() || self.actual.fixed.values().any(|intact| !intact) {
-            let fixed = layout::fixed(settings, self.family).into_iter().map(|(name, _)| name.into());
-            changes
-                .extend(fixed.filter(|name| self.actual.fixed.get(name) != Some(&true)).map(Change::Fixed));
         }
         changes
             .extend(self.actual.strays.iter().map(|(key, index)| Change::Stray { key: *key, index: *index }));
@@ -219,8 +216,11 @@ impl Proxy {
     pub fn resettle(&mut self, old: &Settings, new: &Settings) {
         let fixed = |settings| layout::fixed(settings, self.family);
         for ((name, before), (_, after)) in fixed(old).into_iter().zip(fixed(new)) {
-            if let Some(intact) = self.actual.fixed.get_mut(name) {
-                *intact &= before == after;
+            if let Some(form) = self.actual.fixed.get_mut(name)
+                && *form == Form::Full
+                && before != after
+            {
+                *form = Form::Other;
             }
         }
         for (shared, chain) in &mut self.actual.shared {
@@ -243,12 +243,20 @@ impl Proxy {
     pub fn desired(&self, settings: &Settings) -> Table {
         let mut table = Table::new(layout::table_id(self.family));
         table.sets = layout::sets(self.family).into_iter().map(|(name, set)| (name.into(), set)).collect();
-        table.chains =
-            layout::fixed(settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         let mut changes = Changes::default();
         for (key, forwarding) in self.claims.winners() {
             entry::diff(*key, None, Some(&self.wanted(*key, forwarding, settings)), &mut changes);
         }
+        let mut holds = gate::Holds::default();
+        changes.iter().for_each(|change| gate::count(&mut holds, change));
+        let fixed =
+            layout::fixed(settings, self.family).into_iter().map(|(name, chain)| {
+                match gate::is_open(name, &holds) {
+                    true => (name.into(), chain),
+                    false => (name.into(), Chain { rules: Vec::new(), ..chain }),
+                }
+            });
+        table.chains = fixed.collect();
         let leads = changes.iter().filter_map(|change| change.leads().1);
         let shared: BTreeSet<Shared> = leads.flat_map(Shared::chains).collect();
         let vips = self.claims.vips().filter(|ip| self.wants_vip(ip, settings));

@@ -6,6 +6,8 @@ mod affinity;
 mod cluster;
 /// Tables that something else than we changed.
 mod foreign;
+/// Chains that have rules only while these are of use.
+mod gates;
 /// nf_tables as far as we use it.
 mod kernel;
 /// The same in IPv6, where every frontend remembers its own.

@@ -510,9 +510,6 @@ fn the_whole_table_as_text() {
         		meta l4proto sctp counter reject
         	}
         	chain remember {
-        		meta l4proto tcp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
-        		meta l4proto udp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
-        		meta l4proto sctp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
         	}
         	chain services {
         		meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @targets
