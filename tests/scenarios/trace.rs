@@ -59,8 +59,7 @@ fn s15_s46_a_pod_to_a_cluster_ip() {
               10.244.3.5:8080  it sees the client's address
             because
               services: 10.96.0.10:80/tcp is in services
-              nonpod-pick-4: goto pick-4
-              pick-4: goto pick
+              nonpod-pick-4: goto pick
               pick: 4 of 4 draws find an endpoint in endpoints-2
               to 10.244.1.5:8080: nat-postrouting: masqueraded
         "#]],
@@ -81,9 +80,8 @@ fn s16_the_node_itself() {
               10.244.3.5:8080  masqueraded: it sees an address of the node
             because
               services: 10.96.0.10:80/tcp is in services
-              mark-nonpods: marked 0x4000
-              nonpod-pick-4: goto pick-4
-              pick-4: goto pick
+              nonpod-pick-4: marked 0x4000
+              nonpod-pick-4: goto pick
               pick: 4 of 4 draws find an endpoint in endpoints-2
               to 10.244.1.5:8080: nat-postrouting: masqueraded
               to 10.244.2.5:8080: nat-postrouting: masqueraded
@@ -108,8 +106,7 @@ fn s43_a_client_outside_at_a_node_port() {
             because
               services: 172.30.0.11:30080/tcp is in services
               masq-pick-4: marked 0x4000
-              masq-pick-4: goto pick-4
-              pick-4: goto pick
+              masq-pick-4: goto pick
               pick: 4 of 4 draws find an endpoint in endpoints-3
               to 10.244.1.5:8080: nat-postrouting: masqueraded
               to 10.244.2.5:8080: nat-postrouting: masqueraded
@@ -262,8 +259,7 @@ fn s06_the_other_family() {
             because
               services: [2001:db8::]:53/udp is in services
               masq-pick-1: marked 0x4000
-              masq-pick-1: goto pick-1
-              pick-1: goto pick
+              masq-pick-1: goto pick
               pick: 1 of 1 draws find an endpoint in endpoints-0
               to [fd00:10:244:1::53]:53: nat-postrouting: masqueraded
         "#]],

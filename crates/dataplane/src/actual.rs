@@ -11,7 +11,7 @@ use portolan_nft::Name;
 
 use crate::change::Change;
 use crate::compact;
-use crate::gate::{self, Holds};
+use crate::gate::{self, Holds, Open};
 use crate::key::Key;
 use crate::ledger::{Ledger, Ports};
 use crate::target::{self, Memory, Shared, Side, Target};
@@ -31,8 +31,9 @@ pub enum Frame {
 pub struct Actual {
     pub frame: Frame,
     pub missing_sets: BTreeSet<Name>,
-    /// Chains of [`layout::fixed`](crate::layout::fixed) that are there.
-    pub fixed: BTreeMap<Name, Form>,
+    /// Those of [`layout::FIXED`](crate::layout::FIXED) that are there, with the gates that are open in their rules; None: the
+    /// rules are not ours.
+    pub fixed: BTreeMap<Name, Option<Open>>,
     pub holds: Holds,
     pub shared: BTreeMap<Shared, SharedChain>,
     /// The numbers that `targets` has; true = each with the verdict that we want.
@@ -47,17 +48,6 @@ pub struct Actual {
     pub outlived: BTreeSet<(Key, Backend)>,
     pub foreign_chains: BTreeSet<Name>,
     pub foreign_sets: BTreeSet<Name>,
-}
-
-/// What rules a fixed chain has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Those of the layout.
-    Full,
-    /// None: a closed [`Gate`](crate::gate::Gate).
-    Empty,
-    /// Not those that we want.
-    Other,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,10 +217,7 @@ impl Actual {
         match change {
             Change::Table { .. } => *self = Actual::new(Frame::Ours),
             Change::Set(name) => _ = self.missing_sets.remove(name),
-            Change::Fixed { name, full } => {
-                self.fixed.insert(name.clone(), if *full { Form::Full } else { Form::Empty });
-            }
-            Change::Close(gate) => _ = self.fixed.insert(gate.chain().into(), Form::Empty),
+            Change::Fixed { name, open, .. } => _ = self.fixed.insert(name.clone(), Some(*open)),
             Change::Chain(shared) => {
                 let chain = self.shared.entry(*shared).or_default();
                 (chain.exists, chain.intact) = (true, true);

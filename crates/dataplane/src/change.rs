@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use portolan_model::{Backend, Family};
 use portolan_nft::{Atom, Bytes, Command, Element, Name, Value, Verdict};
 
-use crate::gate::Gate;
+use crate::gate::{Gate, Open};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{Ledger, Ports, Recall};
@@ -19,10 +19,11 @@ pub enum Change {
         replace: bool,
     },
     Set(Name),
-    /// A fixed chain with all its rules, or with none.
+    /// A fixed chain's rules; `closes` = they are fewer, for what nobody uses any more.
     Fixed {
         name: Name,
-        full: bool,
+        open: Open,
+        closes: bool,
     },
     Ledger(Ledger),
     Chain(Shared),
@@ -90,8 +91,6 @@ pub enum Change {
         key: Key,
         backend: Backend,
     },
-    /// The chain keeps no rules.
-    Close(Gate),
     DropChain(Shared),
     DropLedger(Ledger),
     DropForeignChain(Name),
@@ -107,7 +106,7 @@ pub enum Phase {
     Publish,
     Unpublish,
     Remove,
-    /// What looked up elements that are gone now.
+    /// Rules that led to elements which are gone now.
     Close,
     /// A transaction of its own: a chain that a verdict deleted in the same one still leads to is busy.
     Chaff,
@@ -124,6 +123,7 @@ impl Change {
     pub fn phase(&self) -> Phase {
         match self {
             Change::Table { .. } | Change::Set(_) | Change::Ledger(_) => Phase::Frame,
+            Change::Fixed { closes: true, .. } => Phase::Close,
             Change::Fixed { .. } | Change::Chain(_) | Change::Dispatch { to: Some(_), .. } => Phase::Chains,
             Change::Stray { .. } => Phase::Supply,
             Change::Sources { to: Some(_), .. } | Change::Endpoint { to: Some(_), .. } => Phase::Supply,
@@ -137,7 +137,6 @@ impl Change {
             Change::Dispatch { to: None, .. } => Phase::Remove,
             Change::Hairpin { there: false, .. } | Change::Listed { there: false, .. } => Phase::Remove,
             Change::Vip { there: false, .. } | Change::Recall { to: None, .. } => Phase::Remove,
-            Change::Close(_) => Phase::Close,
             Change::DropChain(_)
             | Change::DropLedger(_)
             | Change::DropForeignChain(_)
@@ -250,13 +249,16 @@ impl<'a> Script<'a> {
         match change {
             Change::Table { replace } => self.table(*replace),
             Change::Set(name) => self.sets(|set| set == &**name),
-            Change::Fixed { name, full } => self.fixed(name, *full),
-            Change::Close(gate) => self.rules.push(Command::FlushChain { chain: gate.chain().into() }),
+            Change::Fixed { name, open, .. } => {
+                let chain = layout::fixed(self.settings, self.family, name, *open);
+                self.chain(name.clone(), chain.base, chain.rules);
+            }
             Change::Ledger(ledger) => {
                 self.commands.push(Command::AddSet { name: ledger.name(), set: layout::ledger() });
             }
             Change::Chain(shared) => {
-                self.chain(shared.to_string().into(), None, layout::shared(self.settings, *shared));
+                let rules = layout::shared(self.settings, self.family, *shared);
+                self.chain(shared.to_string().into(), None, rules);
             }
             Change::Dispatch { code, replaces, to } => {
                 self.replace(layout::TARGETS, *replaces, *to, |to| dispatch(*code, to));
@@ -306,12 +308,6 @@ impl<'a> Script<'a> {
     fn sets(&mut self, wanted: impl Fn(&str) -> bool) {
         let sets = layout::sets(self.family).into_iter().filter(|(name, _)| wanted(name));
         self.commands.extend(sets.map(|(name, set)| Command::AddSet { name: name.into(), set }));
-    }
-
-    fn fixed(&mut self, name: &Name, full: bool) {
-        let chains = layout::fixed(self.settings, self.family);
-        let Some((_, chain)) = chains.into_iter().find(|(fixed, _)| **fixed == **name) else { return };
-        self.chain(name.clone(), chain.base, if full { chain.rules } else { Vec::new() });
     }
 
     fn chain(&mut self, chain: Name, base: Option<portolan_nft::Base>, rules: Vec<portolan_nft::Rule>) {

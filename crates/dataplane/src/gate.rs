@@ -1,38 +1,59 @@
-//! Fixed chains that look up sets which nearly every cluster has empty: they have rules only while these have elements, so that a
-//! new connection does not pay for what nobody uses.
+//! Rules for what nearly every cluster does not use: chains jump to them only while a Service does, so that a new connection does
+//! not pay for what nobody uses.
 
-use crate::actual::{Actual, Form};
+use portolan_model::Family;
+
+use crate::actual::Actual;
 use crate::change::Change;
 use crate::changes::Changes;
-use crate::layout;
+use crate::layout::{self, Settings};
 
-/// Such a chain; open = with its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// Source ranges (S27).
+    /// To `source-ranges` (S27).
     SourceRanges,
-    /// Frontends that treat pods and the node differently (S45).
+    /// To `cluster-services`: frontends that treat pods and the node differently (S45).
     ClusterServices,
-    /// Session affinity (S41).
+    /// To `remember`: session affinity (S41).
     Remember,
 }
 
 /// How many elements hold each gate open.
 pub type Holds = [u32; Gate::ALL.len()];
 
+/// The gates that are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open(u8);
+
 impl Gate {
     pub const ALL: [Gate; 3] = [Gate::SourceRanges, Gate::ClusterServices, Gate::Remember];
+}
 
-    pub fn chain(self) -> &'static str {
-        match self {
-            Gate::SourceRanges => layout::SOURCE_RANGES,
-            Gate::ClusterServices => layout::CLUSTER_SERVICES,
-            Gate::Remember => layout::REMEMBER,
-        }
+impl Open {
+    pub fn of(gates: &[Gate]) -> Open {
+        Open(gates.iter().fold(0, |bits, gate| bits | 1 << *gate as u8))
     }
 
-    pub fn of(chain: &str) -> Option<Gate> {
-        Gate::ALL.into_iter().find(|gate| gate.chain() == chain)
+    pub fn held(holds: &Holds) -> Open {
+        let held: Vec<Gate> = Gate::ALL.into_iter().filter(|gate| holds[*gate as usize] > 0).collect();
+        Open::of(&held)
+    }
+
+    pub fn has(self, gate: Gate) -> bool {
+        self.0 & Open::of(&[gate]).0 != 0
+    }
+
+    pub fn and(self, other: Open) -> Open {
+        Open(self.0 & other.0)
+    }
+
+    pub fn or(self, other: Open) -> Open {
+        Open(self.0 | other.0)
+    }
+
+    /// Every choice among these.
+    pub fn choices(self) -> impl Iterator<Item = Open> {
+        (0..1 << Gate::ALL.len()).map(Open).filter(move |open| open.and(self) == *open)
     }
 }
 
@@ -47,21 +68,22 @@ pub fn count(holds: &mut Holds, change: &Change) {
     }
 }
 
-/// Whether the fixed chain has its rules, or none.
-pub fn is_open(chain: &str, holds: &Holds) -> bool {
-    Gate::of(chain).is_none_or(|gate| holds[gate as usize] > 0)
-}
-
 /// Adds to `changes` the fixed chains that are not as they have to be once these are written. A gate opens before the first
 /// element comes and closes after the last is gone.
-pub fn diff(actual: &Actual, changes: &mut Changes) {
+pub fn diff(settings: &Settings, family: Family, actual: &Actual, changes: &mut Changes) {
     let mut holds = actual.holds;
     changes.iter().for_each(|change| count(&mut holds, change));
+    let (before, after) = (Open::held(&actual.holds), Open::held(&holds));
     for name in layout::FIXED {
-        match (actual.fixed.get(name), is_open(name, &holds), Gate::of(name)) {
-            (Some(Form::Full), true, _) | (Some(Form::Empty), false, _) => {}
-            (Some(Form::Full), false, Some(gate)) => changes.push(Change::Close(gate)),
-            (_, full, _) => changes.push(Change::Fixed { name: name.into(), full }),
+        let gates = layout::gates(settings, family, name);
+        let (found, last) = (actual.fixed.get(name).copied().flatten(), after.and(gates));
+        let first = found.unwrap_or(before.and(gates)).or(last);
+        let mut write = |open, closes| changes.push(Change::Fixed { name: name.into(), open, closes });
+        if found != Some(first) {
+            write(first, false);
+        }
+        if first != last {
+            write(last, true);
         }
     }
 }

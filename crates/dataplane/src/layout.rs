@@ -10,7 +10,7 @@
 //! Node ports at loopback addresses (S22) are served by a relay in user space as far as they are TCP; all others are refused
 //! by `refuse-on-localhost`, which counts them.
 //!
-//! `source-ranges`, `cluster-services` and `remember` are empty while nobody uses them ([`Gate`](crate::gate::Gate)).
+//! Nothing leads to `source-ranges`, `cluster-services` and `remember` while nobody uses them ([`Gate`](crate::gate::Gate)).
 //!
 //! Only nat hooks: a packet of a connection that stands runs none of these rules.
 
@@ -28,6 +28,7 @@ use portolan_nft::{
     Verdict,
 };
 
+use crate::gate::{Gate, Open};
 use crate::localhost;
 use crate::target::{Shared, Side};
 use parts::{goto, in_prefix, is, is_port, is_vip, jump, rule};
@@ -54,10 +55,10 @@ pub const AFFINE: &str = "affine";
 pub const RECALL: &str = "recall";
 const PICK: &str = "pick";
 const CLUSTER_PICK: &str = "cluster-pick";
-pub const REMEMBER: &str = "remember";
+const REMEMBER: &str = "remember";
 const RACED: &str = "raced";
 const CLUSTER_RACED: &str = "cluster-raced";
-pub const SOURCE_RANGES: &str = "source-ranges";
+const SOURCE_RANGES: &str = "source-ranges";
 const MARK_NONPODS: &str = "mark-nonpods";
 const PREROUTING: &str = "nat-prerouting";
 const OUTPUT: &str = "nat-output";
@@ -131,16 +132,24 @@ pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
     sets
 }
 
-/// The chains that stand whatever the Services are, every one after those that it leads to, with all their rules
-/// ([`Gate`](crate::gate::Gate)).
-pub fn fixed(settings: &Settings, family: Family) -> Vec<(&'static str, Chain)> {
-    let rules = Rules { settings, family };
-    FIXED.into_iter().map(|name| (name, Chain { base: base(name), rules: rules.fixed(name) })).collect()
+/// One of [`FIXED`]; `open`, of [its gates](gates).
+pub fn fixed(settings: &Settings, family: Family, name: &str, open: Open) -> Chain {
+    Chain { base: base(name), rules: Rules { settings, family, open }.fixed(name) }
 }
 
-pub fn shared(settings: &Settings, shared: Shared) -> Vec<Rule> {
+/// The gates that the rules of a fixed chain depend on.
+pub fn gates(settings: &Settings, family: Family, chain: &str) -> Open {
+    match chain {
+        PREROUTING if !settings.pods.detects(family) => Open::of(&[Gate::SourceRanges]),
+        PREROUTING | OUTPUT => Open::of(&[Gate::SourceRanges, Gate::ClusterServices]),
+        POSTROUTING | INPUT => Open::of(&[Gate::Remember]),
+        _ => Open::default(),
+    }
+}
+
+pub fn shared(settings: &Settings, family: Family, shared: Shared) -> Vec<Rule> {
     match shared {
-        Shared::Pick(pick) => choice::pick(settings, pick),
+        Shared::Pick(pick) => choice::pick(settings, family, pick),
         Shared::Remember(memory) => affinity::remember_for(memory),
         Shared::Record(memory, ledger) => affinity::record(memory, ledger),
         Shared::Recall(recall) => affinity::look_through(recall),
@@ -161,19 +170,16 @@ fn base(chain: &str) -> Option<Base> {
 struct Rules<'a> {
     settings: &'a Settings,
     family: Family,
+    open: Open,
 }
 
 impl Rules<'_> {
     fn fixed(&self, chain: &str) -> Vec<Rule> {
         match chain {
             PREROUTING => self.prerouting(),
-            OUTPUT => vec![
-                rule([jump(SOURCE_RANGES)]),
-                rule([jump(CLUSTER_SERVICES)]), // S45: the node's own connections
-                rule([jump(SERVICES)]),
-            ],
+            OUTPUT => self.output(),
             POSTROUTING => self.postrouting(),
-            INPUT => vec![affinity::after_dnat()], // an endpoint in the host's network
+            INPUT => vec![affinity::after_dnat(self.open)], // an endpoint in the host's network
             RECALL => vec![affinity::recall(self.family)],
             REMEMBER => affinity::remember(),
             PICK => choice::by_index(Side::Outside),
@@ -218,9 +224,23 @@ impl Rules<'_> {
     }
 
     fn prerouting(&self) -> Vec<Rule> {
-        let mut rules = vec![rule([jump(SOURCE_RANGES)])];
-        let pods = clients::pod_sources(self.settings, self.family);
-        rules.extend(pods.into_iter().map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))); // S45
+        let pods = clients::pod_sources(self.settings, self.family).into_iter();
+        self.hook(pods.map(|from_pod| rule([from_pod, jump(CLUSTER_SERVICES)]))) // S45
+    }
+
+    /// S45: the node's own connections.
+    fn output(&self) -> Vec<Rule> {
+        self.hook([rule([jump(CLUSTER_SERVICES)])])
+    }
+
+    fn hook(&self, to_cluster_services: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if self.open.has(Gate::SourceRanges) {
+            rules.push(rule([jump(SOURCE_RANGES)]));
+        }
+        if self.open.has(Gate::ClusterServices) {
+            rules.extend(to_cluster_services);
+        }
         rules.push(rule([jump(SERVICES)]));
         rules
     }
@@ -232,7 +252,7 @@ impl Rules<'_> {
         let itself =
             Statement::InSet { key: vec![Field::Saddr, Field::Daddr], set: HAIRPIN.into(), negate: false };
         vec![
-            affinity::after_dnat(),
+            affinity::after_dnat(self.open),
             rule([
                 Statement::MarkTest { mask: mark, value: mark },
                 Statement::MarkXor(mark),

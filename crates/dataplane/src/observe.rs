@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use portolan_model::{Backend, Family};
 use portolan_nft::{Chain, Dumped, DumpedChain, Element, Name, Range, Value, Verdict};
 
-use crate::actual::{Actual, Entry, Form, Frame, Slots};
-use crate::gate::Gate;
+use crate::actual::{Actual, Entry, Frame, Slots};
+use crate::gate::{Gate, Open};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{self, Ledger, Ports};
@@ -73,18 +73,11 @@ impl Reader<'_> {
     }
 
     fn chains(&mut self) -> Option<()> {
-        let fixed: BTreeMap<Name, Chain> =
-            layout::fixed(self.settings, self.family).into_iter().map(|(name, c)| (name.into(), c)).collect();
         for (name, found) in &self.dumped.chains {
-            if let Some(chain) = fixed.get(name) {
-                let form = match self.same(chain, found)? {
-                    true => Form::Full,
-                    false if Gate::of(name).is_some() && found.rules.is_empty() => Form::Empty,
-                    false => Form::Other,
-                };
-                self.actual.fixed.insert(name.clone(), form);
+            if layout::FIXED.contains(&&**name) {
+                self.actual.fixed.insert(name.clone(), self.open(name, found)?);
             } else if let Some(shared) = Shared::parse(name).filter(|shared| shared.is_of(self.family)) {
-                let chain = Chain { base: None, rules: layout::shared(self.settings, shared) };
+                let chain = Chain { base: None, rules: layout::shared(self.settings, self.family, shared) };
                 let intact = self.same(&chain, found)?;
                 let known = self.actual.shared.entry(shared).or_default();
                 (known.exists, known.intact) = (true, intact);
@@ -93,6 +86,16 @@ impl Reader<'_> {
             }
         }
         Some(())
+    }
+
+    /// The gates that are open in the rules of a fixed chain, Some(None) where they are not ours.
+    fn open(&self, name: &str, found: &DumpedChain) -> Option<Option<Open>> {
+        for open in layout::gates(self.settings, self.family, name).choices() {
+            if self.same(&layout::fixed(self.settings, self.family, name, open), found)? {
+                return Some(Some(open));
+            }
+        }
+        Some(None)
     }
 
     /// Rules can be written anew in place, a hook cannot.

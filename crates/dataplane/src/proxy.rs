@@ -8,13 +8,13 @@ use itertools::{EitherOrBoth, Itertools};
 use portolan_model::{Family, Forwarding, ServiceId};
 use portolan_nft::{Chain, Command, Dumped, Table};
 
-use crate::actual::{Actual, Entry, Form, Frame};
+use crate::actual::{Actual, Entry, Frame};
 use crate::chains;
 use crate::change::{Change, Script};
 use crate::changes::Changes;
 use crate::claims::{Claims, Dirty, Registered};
 use crate::entry::{self, Wanted};
-use crate::gate;
+use crate::gate::{self, Open};
 use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::observe;
@@ -107,7 +107,7 @@ impl Proxy {
         let mut changes = self.frame_changes();
         self.key_changes(settings, everything, &mut changes);
         self.address_changes(settings, everything, &mut changes);
-        gate::diff(&self.actual, &mut changes);
+        gate::diff(settings, self.family, &self.actual, &mut changes);
         self.chain_changes(limits, &mut changes);
         changes
     }
@@ -214,17 +214,13 @@ impl Proxy {
 
     /// The settings changed: chains whose rules are no longer those wanted are written anew.
     pub fn resettle(&mut self, old: &Settings, new: &Settings) {
-        let fixed = |settings| layout::fixed(settings, self.family);
-        for ((name, before), (_, after)) in fixed(old).into_iter().zip(fixed(new)) {
-            if let Some(form) = self.actual.fixed.get_mut(name)
-                && *form == Form::Full
-                && before != after
-            {
-                *form = Form::Other;
-            }
+        for (name, open) in &mut self.actual.fixed {
+            let rules = |settings, open| layout::fixed(settings, self.family, name, open);
+            *open = open.filter(|open| rules(old, *open) == rules(new, *open));
         }
         for (shared, chain) in &mut self.actual.shared {
-            chain.intact &= layout::shared(old, *shared) == layout::shared(new, *shared);
+            chain.intact &=
+                layout::shared(old, self.family, *shared) == layout::shared(new, self.family, *shared);
         }
         self.dirty.chains = true;
         for address in old.node_port_addresses.symmetric_difference(&new.node_port_addresses) {
@@ -249,14 +245,12 @@ impl Proxy {
         }
         let mut holds = gate::Holds::default();
         changes.iter().for_each(|change| gate::count(&mut holds, change));
-        let fixed =
-            layout::fixed(settings, self.family).into_iter().map(|(name, chain)| {
-                match gate::is_open(name, &holds) {
-                    true => (name.into(), chain),
-                    false => (name.into(), Chain { rules: Vec::new(), ..chain }),
-                }
-            });
-        table.chains = fixed.collect();
+        let open = Open::held(&holds);
+        let fixed = |name| {
+            let gates = layout::gates(settings, self.family, name);
+            layout::fixed(settings, self.family, name, open.and(gates))
+        };
+        table.chains = layout::FIXED.into_iter().map(|name| (name.into(), fixed(name))).collect();
         let leads = changes.iter().filter_map(|change| change.leads().1);
         let shared: BTreeSet<Shared> = leads.flat_map(Shared::chains).collect();
         let vips = self.claims.vips().filter(|ip| self.wants_vip(ip, settings));
@@ -270,7 +264,7 @@ impl Proxy {
         }));
         for shared in shared {
             table.sets.extend(shared.ledgers().into_iter().map(|ledger| (ledger.name(), layout::ledger())));
-            let chain = Chain { base: None, rules: layout::shared(settings, shared) };
+            let chain = Chain { base: None, rules: layout::shared(settings, self.family, shared) };
             table.chains.insert(shared.to_string().into(), chain);
         }
         let changes: Vec<Change> = changes.into_iter().collect();

@@ -173,7 +173,7 @@ impl Pick {
     /// The chain that this one goes on to: marks first, then memory, then the choice.
     pub fn next(self) -> Option<Pick> {
         match self {
-            Pick { masquerade: Masquerade::Never, affine: false, .. } => None,
+            Pick { affine: false, .. } => None,
             Pick { masquerade: Masquerade::Never, .. } => Some(Pick { affine: false, ..self }),
             _ => Some(Pick { masquerade: Masquerade::Never, ..self }),
         }

@@ -20,6 +20,7 @@ use portolan_nft::{Field, KeyType, Rule, Set, Statement, ValueType};
 
 use super::parts::{endpoint, frontend, is, jump, rule};
 use super::{AFFINE, AFFINITY, RECALL, REMEMBER};
+use crate::gate::{Gate, Open};
 use crate::ledger::{Ledger, Recall};
 use crate::target::Memory;
 
@@ -75,8 +76,9 @@ pub fn remember() -> Vec<Rule> {
 }
 
 /// Priorities have been scratch until here.
-pub fn after_dnat() -> Rule {
-    rule([Statement::CtStatusDnat, Statement::SetPriority(0), jump(REMEMBER)])
+pub fn after_dnat(open: Open) -> Rule {
+    let remember = open.has(Gate::Remember).then(|| jump(REMEMBER));
+    Rule::new([Statement::CtStatusDnat, Statement::SetPriority(0)].into_iter().chain(remember).collect())
 }
 
 /// S41: each new connection of a client begins its time anew.

@@ -13,9 +13,10 @@
 //! and marks belong to whoever uses them (S47). The last hooks set it to none. So the first packet of a connection that is translated
 //! loses a priority that it had: of the process (SO_PRIORITY), of its TOS, or of a VLAN's tag; no other packet is touched.
 
-use portolan_model::Masquerade;
+use portolan_model::{Family, Masquerade};
 use portolan_nft::{Field, Rule, Statement, Verdict};
 
+use super::clients;
 use super::parts::{frontend, goto, jump, rule};
 use super::{
     CLUSTER_PICK, ENDPOINTS, MARK_NONPODS, PICK, RECALL, REFUSE, REFUSE_ON_LOCALHOST, SHARD, Settings,
@@ -41,17 +42,20 @@ pub fn verdict(target: Target) -> Verdict {
     }
 }
 
-pub fn pick(settings: &Settings, pick: Pick) -> Vec<Rule> {
-    let Some(next) = pick.next() else {
-        let chosen = Statement::SetPriorityRandom { modulus: pick.count, offset: pick.side.offset() };
-        return vec![rule([chosen, goto(chain_by_index(pick.side))])];
-    };
+pub fn pick(settings: &Settings, family: Family, pick: Pick) -> Vec<Rule> {
     let first = match pick.masquerade {
-        Masquerade::Always => Statement::MarkOr(settings.mark),
-        Masquerade::NonPods => jump(MARK_NONPODS),
-        Masquerade::Never => jump(RECALL),
+        Masquerade::Always => Some(rule([Statement::MarkOr(settings.mark)])),
+        Masquerade::NonPods => Some(clients::mark_unless_pod(settings, family)),
+        Masquerade::Never => pick.affine.then(|| rule([jump(RECALL)])),
     };
-    vec![rule([first]), rule([goto(&next.to_string())])]
+    let last = match pick.next() {
+        Some(next) => rule([goto(&next.to_string())]),
+        None => rule([
+            Statement::SetPriorityRandom { modulus: pick.count, offset: pick.side.offset() },
+            goto(chain_by_index(pick.side)),
+        ]),
+    };
+    first.into_iter().chain([last]).collect()
 }
 
 pub fn by_index(side: Side) -> Vec<Rule> {

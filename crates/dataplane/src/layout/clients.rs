@@ -3,9 +3,9 @@
 use portolan_model::{Detector, Family};
 use portolan_nft::{Atom, Field, Name, Rule, Statement, Verdict};
 
-use super::parts::{frontend, in_prefix, rule};
+use super::parts::{frontend, in_prefix, jump, rule};
 use super::settings::of_family;
-use super::{FW_ALLOW, FW_VIPS, Settings};
+use super::{FW_ALLOW, FW_VIPS, MARK_NONPODS, Settings};
 
 /// Of an interface's name, without the zero at its end.
 const MAX_INTERFACE_LEN: usize = 15;
@@ -27,6 +27,18 @@ pub fn mark_nonpods(settings: &Settings, family: Family) -> Vec<Rule> {
         .into_iter()
         .map(|from_pod| rule([from_pod, Statement::Verdict(Verdict::Return)]));
     pods.chain([rule([Statement::MarkOr(settings.mark)])]).collect()
+}
+
+/// The same in one rule, without a chain's detour where pods are told by one range.
+pub fn mark_unless_pod(settings: &Settings, family: Family) -> Rule {
+    match &pod_sources(settings, family)[..] {
+        [Statement::InPrefix { field, address, length, negate: false }] => {
+            let (field, address, length) = (field.clone(), *address, *length);
+            let outside = Statement::InPrefix { field, address, length, negate: true };
+            rule([outside, Statement::MarkOr(settings.mark)])
+        }
+        _ => rule([jump(MARK_NONPODS)]),
+    }
 }
 
 /// S48: one match for each range or interface of pods. What the node itself sends comes in by no interface.

@@ -66,7 +66,7 @@ fn s41_a_trace_says_who_is_remembered() {
     dataplane.set_service(&ServiceId::new("default", "web"), 0, plan(same(affine(30, &[A]))));
     expect![[r#"
         services: 10.96.0.1:80/tcp is in services
-        mark-nonpods: marked 0x4000
+        nonpod-affine-pick-1: marked 0x4000
         nonpod-affine-pick-1: goto affine-pick-1
         affine-pick-1: goto pick-1
         pick-1: goto pick

@@ -2,18 +2,18 @@ use std::sync::Arc;
 
 use portolan_dataplane::{Dataplane, Limits};
 use portolan_model::{Action, Family, Forwarding, Masquerade, ServiceId};
-use portolan_nft::{Command, Rule, Statement, Verdict};
+use portolan_nft::{Command, Rule, Statement, Table, Verdict};
 
 use crate::affinity::settings;
 use crate::kernel::Kernel;
 use crate::plans::{affine, balance, plan, same, vip};
 
-/// The chain and the set for which it stands.
-const GATES: [(&str, &str); 4] = [
-    ("source-ranges", "fw-vips"),
-    ("cluster-services", "cluster-services"),
-    ("cluster-services", "cluster-ports"),
-    ("remember", "affine"),
+/// The hooks that lead to a chain, the chain, and what it looks up.
+const GATES: [([&str; 2], &str, &str); 4] = [
+    (["nat-prerouting", "nat-output"], "source-ranges", "fw-vips"),
+    (["nat-prerouting", "nat-output"], "cluster-services", "cluster-services"),
+    (["nat-prerouting", "nat-output"], "cluster-services", "cluster-ports"),
+    (["nat-postrouting", "nat-input"], "remember", "affine"),
 ];
 
 fn cases() -> [(&'static str, Forwarding); 3] {
@@ -28,22 +28,34 @@ fn cases() -> [(&'static str, Forwarding); 3] {
     ]
 }
 
-/// The chains that have rules, of those above.
+/// Whether both hooks lead to the chain. One alone never does.
+fn is_open(table: &Table, hooks: [&str; 2], chain: &str) -> bool {
+    let [one, other] = hooks.map(|hook| leads(table, hook, chain));
+    assert_eq!(one, other, "{hooks:?} {chain}");
+    one
+}
+
+fn leads(table: &Table, hook: &str, chain: &str) -> bool {
+    let jump = Statement::Verdict(Verdict::Jump(chain.into()));
+    let rules = table.chains.get(hook).map_or(&[][..], |chain| &chain.rules);
+    rules.iter().any(|rule| rule.statements.contains(&jump))
+}
+
 fn open(kernel: &Kernel) -> Vec<&'static str> {
     let table = kernel.table(Family::Ipv4).unwrap();
-    let mut open: Vec<_> = GATES.map(|(chain, _)| chain).into();
+    let open = GATES.into_iter().filter(|(hooks, chain, _)| is_open(&table, *hooks, chain));
+    let mut open: Vec<_> = open.map(|(_, chain, _)| chain).collect();
     open.dedup();
-    open.retain(|chain| !table.chains[*chain].rules.is_empty());
     open
 }
 
+/// What is written never has elements behind a closed gate.
 fn write(kernel: &mut Kernel, dataplane: &mut Dataplane) {
     kernel.write(dataplane, |_, kernel| {
         let Some(table) = kernel.table(Family::Ipv4) else { return };
-        for (chain, set) in GATES {
+        for (hooks, chain, set) in GATES {
             let used = !kernel.elements(Family::Ipv4, set).is_empty();
-            let is_open = table.chains.get(chain).is_some_and(|chain| !chain.rules.is_empty());
-            assert!(!used || is_open, "{set} has elements, {chain} no rules");
+            assert!(!used || hooks.iter().all(|hook| leads(&table, hook, chain)), "{set}, {chain}");
         }
     });
 }
@@ -85,25 +97,26 @@ fn a_gate_opens_before_the_first_element_and_closes_after_the_last() {
     }
 }
 
-/// Of a restart, and of somebody who changed the chain.
+/// Of a restart, and of somebody who changed the hook's chain.
 #[test]
 fn a_new_agent_finds_gates_as_they_should_be_or_puts_them_right() {
     let id = ServiceId::new("default", "web");
-    let accept = Rule::new(vec![Statement::Verdict(Verdict::Accept)]);
-    for (chain, forwarding) in cases() {
+    let foreign =
+        [("source-ranges", "nat-output"), ("cluster-services", "nat-prerouting"), ("remember", "nat-input")];
+    for ((chain, forwarding), (_, hook)) in cases().into_iter().zip(foreign) {
         let mut kernel = Kernel::default();
-        write_anew(&mut kernel, &[(&id, forwarding.clone())]);
-        assert_eq!(write_anew(&mut kernel, &[(&id, forwarding.clone())]), 0, "{chain}");
-        kernel.commit(Family::Ipv4, &[Command::FlushChain { chain: chain.into() }]).unwrap();
-        assert_eq!(write_anew(&mut kernel, &[(&id, forwarding)]), 1, "{chain}");
+        let web = [(&id, forwarding)];
+        write_anew(&mut kernel, &web);
+        assert_eq!(write_anew(&mut kernel, &web), 0, "{chain}");
+        let flush = [Command::FlushChain { chain: hook.into() }];
+        kernel.commit(Family::Ipv4, &flush).unwrap();
+        assert_eq!(write_anew(&mut kernel, &web), 1, "{chain}");
         assert_eq!(open(&kernel), [chain]);
         write_anew(&mut kernel, &[]);
         assert_eq!(open(&kernel), [""; 0]);
-        kernel
-            .commit(Family::Ipv4, &[Command::AddRule { chain: chain.into(), rule: accept.clone() }])
-            .unwrap();
+        let rule = Rule::new(vec![Statement::Verdict(Verdict::Jump(chain.into()))]);
+        kernel.commit(Family::Ipv4, &[Command::AddRule { chain: hook.into(), rule }]).unwrap();
         assert_eq!(write_anew(&mut kernel, &[]), 1, "{chain}");
-        assert_eq!(open(&kernel), [""; 0]);
-        assert_eq!(write_anew(&mut kernel, &[]), 0, "{chain}");
+        assert_eq!((open(&kernel), write_anew(&mut kernel, &[])), (vec![], 0), "{chain}");
     }
 }

@@ -315,8 +315,7 @@ fn a_trace_says_why() {
     expect![[r#"
         services: 172.30.0.11:30080/tcp is in services
         masq-pick-2: marked 0x4000
-        masq-pick-2: goto pick-2
-        pick-2: goto pick
+        masq-pick-2: goto pick
         pick: 2 of 2 draws find an endpoint in endpoints-3
         to 10.244.2.5:8080: nat-postrouting: masqueraded
         to 10.244.2.6:8080: nat-postrouting: masqueraded"#]]
@@ -405,7 +404,6 @@ fn the_whole_table_as_text() {
         		elements = {
         			0:1 : jump pick-1,
         			8000:1 : jump refuse,
-        			800:2 : jump cluster-pick-2,
         			a00:2 : jump cluster-nonpod-pick-2,
         			8000:2 : jump refuse-on-localhost,
         			8000:3 : drop,
@@ -418,8 +416,8 @@ fn the_whole_table_as_text() {
         		}
         	}
         	chain cluster-nonpod-pick-2 {
-        		jump mark-nonpods
-        		goto cluster-pick-2
+        		ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x00004000
+        		meta priority set numgen random mod 2 offset 1048576 goto cluster-pick
         	}
         	chain cluster-pick {
         		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
@@ -432,9 +430,6 @@ fn the_whole_table_as_text() {
         		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
         		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
         		drop
-        	}
-        	chain cluster-pick-2 {
-        		meta priority set numgen random mod 2 offset 1048576 goto cluster-pick
         	}
         	chain cluster-raced {
         		jump mark-nonpods
@@ -455,7 +450,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-input {
         		type nat hook input priority 100
-        		ct status dnat meta priority set none jump remember
+        		ct status dnat meta priority set none
         	}
         	chain nat-output {
         		type nat hook output priority -100
@@ -465,7 +460,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-postrouting {
         		type nat hook postrouting priority 100
-        		ct status dnat meta priority set none jump remember
+        		ct status dnat meta priority set none
         		meta mark & 0x00004000 == 0x00004000 meta mark set meta mark xor 0x00004000 masquerade fully-random
         		ip saddr . ip daddr @hairpin masquerade fully-random
         	}
@@ -510,6 +505,9 @@ fn the_whole_table_as_text() {
         		meta l4proto sctp counter reject
         	}
         	chain remember {
+        		meta l4proto tcp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
+        		meta l4proto udp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
+        		meta l4proto sctp ct original ip daddr . meta l4proto . ct original proto-dst . ip daddr . ct reply proto-src vmap @affine
         	}
         	chain services {
         		meta priority set ip daddr . meta l4proto . th dport map @services meta priority vmap @targets
