@@ -60,6 +60,8 @@ impl Reader<'_> {
             match self.dumped.sets.get(name) {
                 Some(found) if found == set => {}
                 Some(_) => return None,
+                // of another version's layout: piece by piece it would send packets where nothing is yet
+                None if layout::ENDPOINTS.contains(&&**name) => return None,
                 None => _ = self.actual.missing_sets.insert(name.clone()),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portolan_dataplane::{Dataplane, Settings};
+use portolan_dataplane::{Dataplane, Limits, Settings};
 use portolan_model::{Detector, Family, Forwarding, Masquerade, ServiceId, ServicePlan};
 use portolan_nft::{
     Base, Bytes, ChainKind, Command, Element, Hook, KeyType, Rule, Set, Statement, Value, Verdict,
@@ -12,7 +12,7 @@ use crate::cluster::ip;
 use crate::kernel::Kernel;
 use crate::plans::{balance_to, plan, vip};
 
-fn dataplane(count: u8) -> Dataplane {
+fn web(count: u8) -> ServicePlan {
     let family = Family::Ipv4;
     let balance = |masquerade| {
         balance_to(masquerade, (1..=count).map(|host| (ip(family, 244, host), 80).into()).collect())
@@ -22,11 +22,14 @@ fn dataplane(count: u8) -> Dataplane {
         from_outside: balance(Masquerade::Always),
         allowed_sources: Some(["10.9.0.0/24".parse().unwrap()].into()),
     };
-    let plan = ServicePlan { hairpin: [ip(family, 244, 1)].into(), ..plan(vip("10.96.0.1", 80), forwarding) };
+    ServicePlan { hairpin: [ip(family, 244, 1)].into(), ..plan(vip("10.96.0.1", 80), forwarding) }
+}
+
+fn dataplane(count: u8) -> Dataplane {
     let settings =
         Settings { pods: Detector::Ranges(vec!["10.244.0.0/16".parse().unwrap()]), ..Settings::default() };
     let mut dataplane = Dataplane::new(settings);
-    dataplane.set_service(&ServiceId::new("default", "web"), 0, Some(Arc::new(plan)));
+    dataplane.set_service(&ServiceId::new("default", "web"), 0, Some(Arc::new(web(count))));
     dataplane
 }
 
@@ -160,6 +163,22 @@ fn rules_and_chains_are_written_anew_in_place() {
 fn foreign_sets_go() {
     let set = Set { key: vec![KeyType::Address], ..Set::default() };
     check(vec![Command::AddSet { name: "foreign".into(), set }], 1);
+}
+
+/// The maps of endpoints have had other names. Piece by piece, rules would look up the new ones before anything is in them.
+#[test]
+fn the_table_of_another_layout_is_replaced_at_once() {
+    let mut kernel = Kernel::default();
+    let endpoints = Command::AddSet { name: "endpoints".into(), set: Set::default() };
+    kernel.commit(Family::Ipv4, &[Command::AddTable, endpoints]).unwrap();
+    let limits = Limits { elements: 1, ..Limits::default() };
+    let mut dataplane = Dataplane::with_limits(Settings::default(), limits);
+    dataplane.set_service(&ServiceId::new("default", "web"), 0, Some(Arc::new(web(3))));
+    dataplane.observed(&kernel.observe());
+    let steps = dataplane.steps();
+    let of_ipv4: Vec<_> = steps.iter().filter(|step| step.family() == Family::Ipv4).collect();
+    let [step] = of_ipv4[..] else { panic!("{steps:?}") };
+    assert!(step.commands().contains(&Command::DeleteTable), "{step:?}");
 }
 
 #[test]
