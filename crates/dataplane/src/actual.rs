@@ -42,8 +42,8 @@ pub struct Actual {
     pub entries: BTreeMap<Key, Entry>,
     pub vips: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
-    /// Indices above a gap: nobody can reach them in order, so they go.
-    pub strays: BTreeSet<(Key, u32)>,
+    /// Endpoints above a gap, or in the map of other addresses: nobody can reach them, so they go.
+    pub strays: BTreeSet<(&'static str, Key, u32)>,
     /// Endpoints that clients are remembered for although the frontend does not, or no longer, remember it.
     pub outlived: BTreeSet<(Key, Backend)>,
     pub foreign_chains: BTreeSet<Name>,
@@ -224,7 +224,7 @@ impl Actual {
             }
             Change::Dispatch { code, to: Some(_), .. } => _ = self.targets.insert(*code, true),
             Change::Dispatch { code, to: None, .. } => _ = self.targets.remove(code),
-            Change::Stray { key, index } => _ = self.strays.remove(&(*key, *index)),
+            Change::Stray { map, key, index } => _ = self.strays.remove(&(*map, *key, *index)),
             Change::Sources { key, to, .. } => self.edit(*key, |entry| entry.sources = to.clone()),
             Change::Hairpin { address, there } => insert_or_remove(&mut self.hairpin, *address, *there),
             Change::Vip { address, there } => insert_or_remove(&mut self.vips, *address, *there),

@@ -33,8 +33,9 @@ pub enum Change {
         replaces: bool,
         to: Option<Target>,
     },
-    /// An element of `endpoints` that no count reaches.
+    /// An element of a map of endpoints that nothing reaches.
     Stray {
+        map: &'static str,
         key: Key,
         index: u32,
     },
@@ -263,9 +264,7 @@ impl<'a> Script<'a> {
             Change::Dispatch { code, replaces, to } => {
                 self.replace(layout::TARGETS, *replaces, *to, |to| dispatch(*code, to));
             }
-            Change::Stray { key, index } => {
-                self.delete(layout::endpoints(key.address), Element::member(key.slot(*index)));
-            }
+            Change::Stray { map, key, index } => self.delete(map, Element::member(key.slot(*index))),
             Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
             Change::Hairpin { address, there } => {
                 self.member(layout::HAIRPIN, Element::member(key::hairpin_bytes(*address)), *there);

@@ -52,7 +52,7 @@ pub struct Dirty {
     pub hairpin: BTreeSet<IpAddr>,
     /// Any chain, whether something leads to it or not.
     pub chains: bool,
-    /// Whatever there is: no key or address is noted beside it.
+    /// Whatever there is, whether it is noted here or not.
     pub everything: bool,
 }
 

@@ -44,7 +44,7 @@ impl Key {
         Bytes::concat(&self.atoms())
     }
 
-    /// `addr . proto . port . index`: a key of `endpoints`.
+    /// `addr . proto . port . index`: a key of a map of endpoints.
     pub fn slot(&self, index: u32) -> Bytes {
         let [address, protocol, port] = self.atoms();
         Bytes::concat(&[address, protocol, port, Atom::Priority(index)])
@@ -78,7 +78,7 @@ impl Key {
     }
 }
 
-/// `addr . port`: a value of `endpoints`.
+/// `addr . port`: a value of a map of endpoints.
 pub fn backend_bytes(backend: &Backend) -> Bytes {
     Bytes::concat(&[Atom::Address(backend.ip()), Atom::Port(backend.port())])
 }

@@ -141,12 +141,15 @@ impl Reader<'_> {
     }
 
     fn endpoints(&mut self) -> Option<()> {
-        let elements = || layout::ENDPOINTS.iter().flat_map(|map| self.elements(map).map(move |e| (*map, e)));
-        let mut found = Vec::with_capacity(elements().count());
-        for (map, element) in elements() {
+        let elements: Vec<_> =
+            layout::ENDPOINTS.iter().flat_map(|map| self.elements(map).map(|e| (*map, e))).collect();
+        let mut found = Vec::with_capacity(elements.len());
+        for (map, element) in elements {
             let (key, index, backend) = self.endpoint(element)?;
-            (layout::endpoints(key.address) == map).then_some(())?;
-            found.push((key, index, backend));
+            match layout::endpoints(key.address) == map {
+                true => found.push((key, index, backend)),
+                false => _ = self.actual.strays.insert((map, key, index)),
+            }
         }
         found.sort_unstable_by(|(a, i, _), (b, j, _)| a.cmp(b).then(i.cmp(j)));
         let side = |index| if index < CLUSTER_OFFSET { Side::Outside } else { Side::Cluster };
@@ -156,7 +159,8 @@ impl Reader<'_> {
             let indices = side(first).offset()..;
             let dense = indices.zip(half).take_while(|(wanted, (_, index, _))| wanted == index).count();
             let (slots, strays) = half.split_at(dense);
-            self.actual.strays.extend(strays.iter().map(|(key, index, _)| (*key, *index)));
+            let stray = |(key, index, _): &(Key, u32, _)| (layout::endpoints(key.address), *key, *index);
+            self.actual.strays.extend(strays.iter().map(stray));
             if dense > 0 {
                 halves.push((key, (side(first), slots)));
             }

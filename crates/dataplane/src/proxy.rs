@@ -118,8 +118,11 @@ impl Proxy {
             Frame::Ours => changes.extend(self.actual.missing_sets.iter().cloned().map(Change::Set)),
             frame => changes.push(Change::Table { replace: frame == Frame::Foreign }),
         }
-        changes
-            .extend(self.actual.strays.iter().map(|(key, index)| Change::Stray { key: *key, index: *index }));
+        changes.extend(self.actual.strays.iter().map(|(map, key, index)| Change::Stray {
+            map,
+            key: *key,
+            index: *index,
+        }));
         let outlived = self.actual.outlived.iter();
         changes.extend(outlived.map(|(key, backend)| Change::Forget { key: *key, backend: *backend }));
         changes.extend(self.actual.foreign_sets.iter().cloned().map(Change::DropForeignSet));

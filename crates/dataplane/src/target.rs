@@ -9,11 +9,11 @@ use portolan_model::{Action, Backend, Family, Masquerade};
 use crate::key::Key;
 use crate::ledger::{Ledger, Recall};
 
-/// Indices of `endpoints` from here on belong to `cluster-services`. Above any count of endpoints a Service may
+/// Indices of endpoints from here on belong to `cluster-services`. Above any count of endpoints a Service may
 /// have: Services with 100,000 are known (S12).
 pub const CLUSTER_OFFSET: u32 = 1 << 20;
 
-/// Which map of frontends, and with it which range of indices of `endpoints`.
+/// Which map of frontends, and with it which range of indices of endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// `services`: every source, unless the other side took it first.
@@ -170,7 +170,7 @@ impl Memory {
 }
 
 impl Pick {
-    /// The chain that this one goes on to: marks first, then memory, then the choice.
+    /// The chain that this one goes on to, if clients are remembered: marks first, then memory, then the choice.
     pub fn next(self) -> Option<Pick> {
         match self {
             Pick { affine: false, .. } => None,

@@ -4,8 +4,8 @@
 //! the kernel does for each new verdict is to follow all verdicts of the same map, in all chains and for every hook, which costs
 //! 6 ms of CPU with 30,000 frontends, and nothing that one would notice with a few hundred numbers.
 //!
-//! In the same way one chain of each side looks up the maps of endpoints, and a chain for each number of endpoints says no more than which index
-//! to look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So a count that
+//! In the same way one chain of each side looks up the maps of endpoints, and a chain for each number of endpoints marks, and says which index to
+//! look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So a count that
 //! nobody had before costs next to nothing, however large.
 //!
 //! From one look-up to the next, numbers and indices are in the packet's priority, the one place that a rule can write, and another
@@ -98,7 +98,7 @@ fn dnat() -> Vec<Rule> {
 }
 
 /// A packet that read one map before a commit and the other after it takes index 0, which is always there (nftables.md,
-/// decision 4). It comes here in two ways: through a pick chain whose count is not that of `endpoints`; and through
+/// decision 4). It comes here in two ways: through a pick chain whose count is not that of the endpoints; and through
 /// `raced`, when it found no number in the middle of a replacement, or one that `targets` does not have any more, or that leads
 /// to a chain which in the packet's own generation is not yet or no longer filled. That is why verdicts jump: after a goto such
 /// a packet would go out as it is.

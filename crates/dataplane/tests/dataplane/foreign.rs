@@ -133,7 +133,8 @@ fn verdict(chain: &str) -> Value {
 fn elements_too_many() {
     let backend = Value::Bytes(Bytes::new(&[10, 244, 0, 9, 0, 80, 0, 0]));
     check(vec![add("endpoints-1", Element::new(endpoint(3), backend.clone()))], 1);
-    check(vec![add("endpoints-1", Element::new(endpoint(77), backend))], 1);
+    check(vec![add("endpoints-1", Element::new(endpoint(77), backend.clone()))], 1);
+    check(vec![add("endpoints-0", Element::new(endpoint(0), backend))], 1);
     check(vec![add("vips", Element::member(Bytes::new(&[10, 96, 0, 77])))], 1);
     check(vec![add("targets", Element::new(target(77), verdict("refuse")))], 1);
     check(vec![add("targets", Element::new(target(0), verdict("masq-pick-3")))], 1);

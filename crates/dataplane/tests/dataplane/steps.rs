@@ -42,7 +42,7 @@ fn an_endpoint_replaced_in_place() {
     );
 }
 
-/// Chains that mark or say which index cost nothing; those that look up `endpoints` are there from the beginning.
+/// Chains that mark or say which index cost nothing; those that look up endpoints are there from the beginning.
 #[test]
 fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
     check(
