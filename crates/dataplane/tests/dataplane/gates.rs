@@ -49,15 +49,18 @@ fn open(kernel: &Kernel) -> Vec<&'static str> {
     open
 }
 
-/// What is written never has elements behind a closed gate.
+/// No elements behind a closed gate. Prerouting leads to `cluster-services` only where pods are told from others.
+pub fn check(kernel: &Kernel) {
+    for (family, (hooks, chain, set)) in Family::ALL.into_iter().flat_map(|f| GATES.map(|gate| (f, gate))) {
+        let Some(table) = kernel.table(family) else { continue };
+        let hooks = if chain == "cluster-services" { &hooks[1..] } else { &hooks[..] };
+        let used = !kernel.elements(family, set).is_empty();
+        assert!(!used || hooks.iter().all(|hook| leads(&table, hook, chain)), "{family:?}: {set}, {chain}");
+    }
+}
+
 fn write(kernel: &mut Kernel, dataplane: &mut Dataplane) {
-    kernel.write(dataplane, |_, kernel| {
-        let Some(table) = kernel.table(Family::Ipv4) else { return };
-        for (hooks, chain, set) in GATES {
-            let used = !kernel.elements(Family::Ipv4, set).is_empty();
-            assert!(!used || hooks.iter().all(|hook| leads(&table, hook, chain)), "{set}, {chain}");
-        }
-    });
+    kernel.write(dataplane, |_, kernel| check(kernel));
 }
 
 fn write_anew(kernel: &mut Kernel, services: &[(&ServiceId, Forwarding)]) -> usize {

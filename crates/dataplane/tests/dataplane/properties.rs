@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{CLIENT, Event, Wish, ip, packets};
+use crate::gates;
 use crate::kernel::{Kernel, Record, names};
 use portolan_dataplane::{Dataplane, KernelState, Limits, Outcome, Packet, Settings, evaluate, render};
 use portolan_model::Family;
@@ -72,6 +73,11 @@ fn applying_the_steps_converges_and_a_restart_writes_nothing() {
         assert_eq!(format!("{:?}", dataplane.steps()), "[]");
         assert_eq!(format!("{:?}", restarted(&wish, &kernel).steps()), "[]");
     });
+}
+
+#[test]
+fn no_element_stands_behind_a_closed_gate() {
+    check_events(|events| _ = live(events, |_, kernel| gates::check(kernel)));
 }
 
 #[test]
