@@ -65,8 +65,8 @@ impl Round {
 }
 
 /// How quick plain routing is on a core of our own.
-pub async fn calibrate(plain: &Wires) -> anyhow::Result<Quickest> {
-    let (routed, patience) = (Way::new(plain, &[endpoint()]).await?, Patience::of(CALIBRATION));
+pub async fn calibrate(plain: &Wires, quick: bool) -> anyhow::Result<Quickest> {
+    let (routed, patience) = (Way::new(plain, &[endpoint()]).await?, Patience::of(CALIBRATION, quick));
     let mut quickest = Quickest::default();
     while !patience.is_over() {
         quickest.note(routed.cost(COUNT, false).await?);
@@ -83,9 +83,10 @@ pub async fn measure(
     quickest: &mut Quickest,
     node: &Wires,
     to: &[SocketAddr],
+    quick: bool,
 ) -> anyhow::Result<Cost> {
     let (routed, served) = (Way::new(plain, &[endpoint()]).await?, Way::new(node, to).await?);
-    let (mut rounds, patience) = (Vec::new(), Patience::of(PATIENCE));
+    let (mut rounds, patience) = (Vec::new(), Patience::of(PATIENCE, quick));
     let counted = loop {
         let before = routed.cost(COUNT, false).await?;
         let new = served.cost(COUNT, false).await?;

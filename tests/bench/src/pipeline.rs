@@ -52,13 +52,14 @@ pub struct Outcome {
 }
 
 /// Leaves the rules in the node's kernel, to be checked.
-pub async fn measure(node: &Namespace, size: Size) -> anyhow::Result<Outcome> {
+pub async fn measure(node: &Namespace, size: Size, quick: bool) -> anyhow::Result<Outcome> {
     let node = node.clone();
-    tokio::task::spawn_blocking(move || node.run(move || Pipeline::new(size)?.measure())?).await?
+    tokio::task::spawn_blocking(move || node.run(move || Pipeline::new(size, quick)?.measure())?).await?
 }
 
 struct Pipeline {
     size: Size,
+    quick: bool,
     index: Index,
     view: NodeView,
     kernel: Kernel,
@@ -66,7 +67,7 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    fn new(size: Size) -> anyhow::Result<Pipeline> {
+    fn new(size: Size, quick: bool) -> anyhow::Result<Pipeline> {
         let mut index = Index::new(&[Kind::Service, Kind::EndpointSlice]);
         let all = |make: &dyn Fn(u32) -> Value| (0..size.services).map(|n| object(make(n))).collect();
         index.apply(Change::Replace(Kind::Service, all(&objects::service)));
@@ -79,7 +80,7 @@ impl Pipeline {
         };
         let settings = Settings { pods: view.pods.clone(), ..Settings::default() };
         let dataplane = Dataplane::new(settings);
-        Ok(Pipeline { size, index, view, kernel: Kernel::open()?, dataplane })
+        Ok(Pipeline { size, quick, index, view, kernel: Kernel::open()?, dataplane })
     }
 
     fn measure(mut self) -> anyhow::Result<Outcome> {
@@ -122,11 +123,11 @@ impl Pipeline {
 
     fn restarts(&mut self, outcome: &mut Outcome) -> anyhow::Result<()> {
         let (mut rounds, mut quickest) = (Vec::new(), Quickest::default());
-        let calibration = Patience::of(CALIBRATION);
+        let calibration = Patience::of(CALIBRATION, self.quick);
         while !calibration.is_over() {
             quickest.note(pace::reference());
         }
-        let patience = Patience::of(RESTART_PATIENCE);
+        let patience = Patience::of(RESTART_PATIENCE, self.quick);
         outcome.restart = loop {
             let before = pace::reference();
             let took = self.restart(outcome)?;

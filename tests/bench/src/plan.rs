@@ -23,7 +23,7 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     let mut report = Report::default();
     // A packet's way where there are no rules and no connection tracking.
     let plain = Wires::up(&format!("{prefix}-plain")).await?;
-    let mut quickest = packets::calibrate(&plain).await?;
+    let mut quickest = packets::calibrate(&plain, arguments.quick).await?;
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
         for kind in &arguments.subjects {
@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
     async fn packets(&mut self, run: &Run<'_>) -> anyhow::Result<()> {
         let all = 0..self.world.size.services;
         let last: Vec<_> = all.rev().take(ASKED).map(objects::frontend).collect();
-        let cost = packets::measure(self.plain.0, self.plain.1, &run.node, &last).await?;
+        let cost = packets::measure(self.plain.0, self.plain.1, &run.node, &last, self.quick).await?;
         self.add(NEW_CONNECTION, cost.new / 1e3, "µs", Some(2.1));
         self.add("packets: established connection, over routing", cost.established / 1e3, "µs", Some(0.5));
         Ok(())
@@ -253,7 +253,7 @@ impl<'a> Session<'a> {
     async fn pipeline(&mut self) -> anyhow::Result<()> {
         let size = self.world.size;
         let node = Node::up(&self.world.prefix).await?;
-        let outcome = pipeline::measure(&node.node, size).await?;
+        let outcome = pipeline::measure(&node.node, size, self.quick).await?;
         check_pipeline(&node, size, &outcome).await?;
         node.down().await?;
         let middle = |times: &[Duration]| median(&times.iter().copied().map(ms).collect::<Vec<_>>());
