@@ -18,19 +18,19 @@ use kube::core::{Request, Status, request};
 use kube::runtime::watcher::{self, Event};
 use portolan_index::{Kind, Object, protobuf};
 
-use super::Events;
 use super::frames::Frames;
+use super::{Events, SILENCE};
 
 const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
-/// The server ends a watch after 290 s; one that says nothing for longer is dead.
-const SILENCE: Duration = Duration::from_secs(295);
+/// The server itself gives up after a minute whatever is no watch: a connection that lost its way would be waited on for ever.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Objects in one page of a list.
 const PAGE: u32 = 2_000;
 
 /// Endless; after an error the next event is of another attempt. The list comes as the configuration says.
 pub fn watch(client: Client, kind: Kind, path: String, config: watcher::Config) -> Events {
-    let source = Source { client, kind, request: Request::new(path), config };
+    let source = Source { client, kind, request: Request::new(path), config, answer: ANSWER };
     let watch = Watch { source, state: State::Unlisted };
     stream::unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed()
 }
@@ -46,6 +46,8 @@ struct Source {
     kind: Kind,
     request: Request,
     config: watcher::Config,
+    /// How long one answer may take; of a watch, until it begins.
+    answer: Duration,
 }
 
 enum State {
@@ -90,7 +92,7 @@ impl Source {
                 Ok(frames) => (State::Streaming(frames), Ok(Some(Event::Init))),
                 Err(error) => (State::Unlisted, Err(watcher::Error::WatchStartFailed(error))),
             },
-            State::Streaming(mut frames) => match self.read(&mut frames).await {
+            State::Streaming(mut frames) => match self.read(&mut frames, self.answer).await {
                 Ok(said) => streamed(said, frames),
                 Err(error) => (State::Unlisted, Err(error)),
             },
@@ -102,7 +104,7 @@ impl Source {
                 Ok(frames) => (State::Watching(version, frames), Ok(None)),
                 Err(error) => (State::Listed(version), Err(watcher::Error::WatchStartFailed(error))),
             },
-            State::Watching(version, mut frames) => match self.read(&mut frames).await {
+            State::Watching(version, mut frames) => match self.read(&mut frames, SILENCE).await {
                 Ok(said) => watched(said, version, frames),
                 Err(error) => (State::Listed(version), Err(error)),
             },
@@ -126,10 +128,10 @@ impl Source {
         (State::Paging(page.objects.into_iter(), after), Ok(None))
     }
 
-    /// None at the end of the answer.
-    async fn read(&self, frames: &mut Frames) -> watcher::Result<Option<protobuf::Event>> {
+    /// None at the end of the answer, and when it is silent for too long.
+    async fn read(&self, frames: &mut Frames, silence: Duration) -> watcher::Result<Option<protobuf::Event>> {
         let failed = |error| watcher::Error::WatchFailed(kube::Error::ReadEvents(error));
-        let Ok(frame) = tokio::time::timeout(SILENCE, frames.next()).await else { return Ok(None) };
+        let Ok(frame) = tokio::time::timeout(silence, frames.next()).await else { return Ok(None) };
         let Some(frame) = frame.map_err(failed)? else { return Ok(None) };
         let event = protobuf::event(self.kind, frame);
         event.map(Some).map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
@@ -148,7 +150,7 @@ impl Source {
             ..ListParams::default()
         };
         let body = self.ask(self.request.list(&parameters)).await?;
-        let page = protobuf::page(self.kind, body.collect().await?.to_bytes());
+        let page = protobuf::page(self.kind, self.in_time(body.collect()).await?.to_bytes());
         page.map_err(|error| kube::Error::ReadEvents(io::Error::new(io::ErrorKind::InvalidData, error)))
     }
 
@@ -166,10 +168,10 @@ impl Source {
     async fn ask(&self, request: Result<http::Request<Vec<u8>>, request::Error>) -> kube::Result<Body> {
         let mut request = request.map_err(kube::Error::BuildRequest)?;
         request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(CONTENT_TYPE));
-        let answer = self.client.send(request.map(Body::from)).await?;
+        let answer = self.in_time(self.client.send(request.map(Body::from))).await?;
         if !answer.status().is_success() {
             let code = answer.status().as_u16();
-            return Err(refusal(code, answer.into_body().collect().await?.to_bytes()));
+            return Err(refusal(code, self.in_time(answer.into_body().collect()).await?.to_bytes()));
         }
         let content_type = answer.headers().get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -178,6 +180,14 @@ impl Source {
             return Err(kube::Error::Api(Status::failure(&message, "NotAcceptable").with_code(406).boxed()));
         }
         Ok(answer.into_body())
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+        let late = |_| {
+            let message = format!("no answer in {:?}", self.answer);
+            kube::Error::ReadEvents(io::Error::new(io::ErrorKind::TimedOut, message))
+        };
+        tokio::time::timeout(self.answer, answer).await.map_err(late)?
     }
 }
 
@@ -316,6 +326,39 @@ mod tests {
             error: error returned by apiserver during watch: etcd is away: ; listed at 6
             nothing; listed at 6"#]]
         .assert_eq(&steps.join("\n"));
+    }
+
+    /// A server that takes a connection and is never heard of again.
+    #[tokio::test]
+    async fn a2_a56_a_list_that_nobody_answers_is_asked_for_again() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = tokio::spawn(async move {
+            let mut silent = Vec::new();
+            while silent.len() < 2 {
+                silent.push(listener.accept().await.unwrap());
+            }
+            silent
+        });
+        let config = watcher::Config::default();
+        for config in [config.clone(), config.streaming_lists()] {
+            let source = Source {
+                client: Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(),
+                kind: Kind::Node,
+                request: Request::new("/api/v1/nodes"),
+                config,
+                answer: Duration::from_millis(20),
+            };
+            let mut watch = Watch { source, state: State::Unlisted };
+            let error = loop {
+                if let Err(error) = watch.next().await {
+                    break error;
+                }
+            };
+            assert!(format!("{error:?}").contains("no answer in 20ms"), "{error:?}");
+            assert!(matches!(watch.state, State::Unlisted));
+        }
+        assert_eq!(asked.await.unwrap().len(), 2);
     }
 
     #[test]

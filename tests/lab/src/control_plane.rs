@@ -16,6 +16,9 @@ use crate::{pki, relay};
 
 const API_PORT: u16 = 6443;
 const START_TIME: Duration = Duration::from_secs(90);
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Until the first byte of an answer, and from one to the next.
+const ANSWER_TIME: Duration = Duration::from_secs(20);
 
 /// The API server as nodes and the product see it.
 pub fn api_from_nodes(families: Families) -> SocketAddr {
@@ -165,10 +168,24 @@ impl ControlPlane {
 
 /// A client of the cluster by a kubeconfig file, with limits that a server that is away cannot stretch.
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    Client::try_from(config(kubeconfig).await?).context("client")
+}
+
+/// One for whoever has nobody to give up for him: a request that nobody answers any more ends, and so does a watch that is
+/// silent for as long, to be begun again.
+pub async fn impatient_client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let mut config = config(kubeconfig).await?;
+    config.read_timeout = Some(ANSWER_TIME);
+    // The time that a connection was idle before does not count.
+    config.reset_reader_on_write = true;
+    Client::try_from(config).context("client")
+}
+
+async fn config(kubeconfig: &Path) -> anyhow::Result<kube::Config> {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    Client::try_from(config).context("client")
+    config.connect_timeout = Some(CONNECT_TIME);
+    Ok(config)
 }
 
 fn request(path: &str) -> anyhow::Result<http::Request<Vec<u8>>> {

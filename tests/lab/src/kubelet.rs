@@ -7,6 +7,7 @@ mod sandbox;
 mod status;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,7 +19,9 @@ use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tracing::warn;
 
+use crate::control_plane::impatient_client;
 use crate::lab::Options;
 use crate::netns::Namespace;
 use crate::topology::node_address;
@@ -28,6 +31,8 @@ use sandbox::{Network, PodRange};
 
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(100);
+/// The bridge's own patience and more.
+const OVERDUE: Duration = Duration::from_secs(45);
 
 /// Annotation: `"false"` makes the pod not ready.
 pub const READY_ANNOTATION: &str = "lab.portolan.dev/ready";
@@ -35,7 +40,8 @@ pub const READY_ANNOTATION: &str = "lab.portolan.dev/ready";
 pub const DRAIN_ANNOTATION: &str = "lab.portolan.dev/drain-ms";
 
 /// Registers node `n<number>`, waits for its podCIDRs, and serves its pods until the runtime ends.
-pub async fn start(client: Client, options: &Options, number: u8) -> anyhow::Result<()> {
+pub async fn start(kubeconfig: &Path, options: &Options, number: u8) -> anyhow::Result<()> {
+    let client = impatient_client(kubeconfig).await?;
     let (prefix, addresses) = (&options.prefix, options.families.of(node_address(number)));
     let name = format!("n{number}");
     let ns = Namespace::open(&format!("{prefix}-{name}"))?;
@@ -87,17 +93,36 @@ async fn run(client: Client, name: String, addresses: Vec<IpAddr>, network: Netw
     let config = watcher::Config::default().fields(&format!("spec.nodeName={name}"));
     let mut events = std::pin::pin!(watcher(api, config));
     let (drained, mut drains) = mpsc::unbounded_channel();
-    let mut pods = Pods::new(client, name, addresses, network, drained);
+    let mut pods = Pods::new(client, name.clone(), addresses, network, drained);
     loop {
         tokio::select! {
             event = events.try_next() => match event {
-                Ok(Some(event)) => handle(&mut pods, event).await,
+                Ok(Some(event)) => overdue_is_said(&name, &said(&event), handle(&mut pods, event)).await,
                 Ok(None) => return,
                 // The API server is away: the watcher starts over when asked again.
                 Err(_) => tokio::time::sleep(RETRY).await,
             },
-            Some(uid) = drains.recv() => pods.finish(&uid).await,
+            Some(uid) = drains.recv() => overdue_is_said(&name, "end", pods.finish(&uid)).await,
         }
+    }
+}
+
+fn said(event: &watcher::Event<Pod>) -> String {
+    let of =
+        |what: &str, pod: &Pod| format!("{what} {}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+    match event {
+        watcher::Event::Init => "list".into(),
+        watcher::Event::InitApply(pod) | watcher::Event::Apply(pod) => of("apply", pod),
+        watcher::Event::InitDone => "listed".into(),
+        watcher::Event::Delete(pod) => of("delete", pod),
+    }
+}
+
+/// All pods of the node wait for one that takes long: that must not go unseen.
+async fn overdue_is_said(node: &str, what: &str, work: impl Future<Output = ()>) {
+    let mut work = std::pin::pin!(work);
+    while tokio::time::timeout(OVERDUE, &mut work).await.is_err() {
+        warn!(node, "still at it after {OVERDUE:?}: {what}");
     }
 }
 

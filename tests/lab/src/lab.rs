@@ -154,7 +154,7 @@ async fn bring_up(
     clock.step("etcd and API server");
     let client = control_plane.client();
     let numbers = 1..=options.nodes;
-    let kubelets = numbers.map(|number| kubelet::start(client.clone(), options, number));
+    let kubelets = numbers.map(|number| kubelet::start(&control_plane.access.kubeconfig, options, number));
     futures::future::try_join_all(kubelets).await?;
     clock.step("nodes with podCIDRs");
     default_service_account(&client).await?;

@@ -3,10 +3,12 @@
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use futures::FutureExt;
 use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
 
 use crate::lab::{Lab, Options};
 
@@ -105,7 +107,22 @@ pub fn has_emulator(name: &str) -> bool {
 fn bring_up() -> Shared {
     let runtime = Runtime::new().expect("a tokio runtime");
     let lab = runtime.block_on(Lab::up(Options::own())).map_err(|error| format!("{error:#}"));
+    if let Ok(lab) = &lab {
+        let logged = log_to(&lab.logs().join("lab.log"));
+        logged.unwrap_or_else(|error| panic!("the lab's own log: {error:#}"));
+    }
     Shared { runtime, lab }
+}
+
+/// What the lab's own parts have to say, the kubelets above all, is kept with the logs of a failed test.
+fn log_to(file: &Path) -> anyhow::Result<()> {
+    let file = std::fs::File::create(file)?;
+    let filter = EnvFilter::new("portolan_lab=info");
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(file));
+    // A test that says where its own log goes has been here before.
+    let _ = log.try_init();
+    Ok(())
 }
 
 fn cannot_run(name: &str, why: &str) {
