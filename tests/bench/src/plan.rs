@@ -146,7 +146,8 @@ impl<'a> Session<'a> {
     async fn starts(&mut self) -> anyhow::Result<Run<'a>> {
         let repetitions = match (self.kind, self.world.size.services) {
             (Kind::Portolan, ..=10_000) if !self.quick => 5,
-            (Kind::Portolan, _) | (_, ..=1_000) => 3,
+            (Kind::Portolan, _) => 3,
+            (_, ..=1_000) if !self.quick => 3,
             _ => 1,
         };
         let (mut settled, mut received) = (Vec::new(), Vec::new());
@@ -194,7 +195,8 @@ impl<'a> Session<'a> {
         let count = match (self.kind, self.quick) {
             (Kind::Portolan, false) => 200,
             (Kind::Portolan, true) => 50,
-            (_, _) => 5,
+            (_, false) => 5,
+            (_, true) => 3,
         };
         // Spread over all Services, and others for each kind of change.
         let (all, kinds) = (self.world.size.services, 2);

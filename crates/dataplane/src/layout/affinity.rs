@@ -16,7 +16,7 @@
 //! looks through the frontend's maps.
 
 use portolan_model::{Family, Protocol};
-use portolan_nft::{Field, KeyType, Rule, Set, Statement, ValueType};
+use portolan_nft::{Atom, Field, KeyType, Rule, Set, Statement, ValueType};
 
 use super::parts::{endpoint, frontend, is, jump, rule};
 use super::{AFFINE, AFFINITY, RECALL, REMEMBER};
@@ -75,10 +75,15 @@ pub fn remember() -> Vec<Rule> {
     each_protocol(&Statement::Vmap { key, map: AFFINE.into() })
 }
 
-/// Priorities have been scratch until here.
+/// Priorities have been scratch until here. To look at one costs a packet less than to ask what became of its connection, and most
+/// have none: forwarding over IPv4 has given them that of their TOS, which is 0 as a rule.
 pub fn after_dnat(open: Open) -> Rule {
-    let remember = open.has(Gate::Remember).then(|| jump(REMEMBER));
-    Rule::new([Statement::CtStatusDnat, Statement::SetPriority(0)].into_iter().chain(remember).collect())
+    let scratch = Statement::Compare { field: Field::Priority, value: Atom::Priority(0), negate: true };
+    let (none, translated) = (Statement::SetPriority(0), Statement::CtStatusDnat);
+    match open.has(Gate::Remember) {
+        true => rule([translated, none, jump(REMEMBER)]),
+        false => rule([scratch, translated, none]),
+    }
 }
 
 /// S41: each new connection of a client begins its time anew.

@@ -450,7 +450,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-input {
         		type nat hook input priority 100
-        		ct status dnat meta priority set none
+        		meta priority != none ct status dnat meta priority set none
         	}
         	chain nat-output {
         		type nat hook output priority -100
@@ -460,7 +460,7 @@ fn the_whole_table_as_text() {
         	}
         	chain nat-postrouting {
         		type nat hook postrouting priority 100
-        		ct status dnat meta priority set none
+        		meta priority != none ct status dnat meta priority set none
         		meta mark & 0x00004000 == 0x00004000 meta mark set meta mark xor 0x00004000 masquerade fully-random
         		ip saddr . ip daddr @hairpin masquerade fully-random
         	}
