@@ -19,7 +19,7 @@ use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::control_plane::impatient_client;
 use crate::lab::Options;
@@ -100,7 +100,10 @@ async fn run(client: Client, name: String, addresses: Vec<IpAddr>, network: Netw
                 Ok(Some(event)) => overdue_is_said(&name, &said(&event), handle(&mut pods, event)).await,
                 Ok(None) => return,
                 // The API server is away: the watcher starts over when asked again.
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Err(error) => {
+                    info!(node = name, "watching again: {error}");
+                    tokio::time::sleep(RETRY).await;
+                }
             },
             Some(uid) = drains.recv() => overdue_is_said(&name, "end", pods.finish(&uid)).await,
         }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Client, ResourceExt};
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::sandbox::{Network, Sandbox};
 use super::{DRAIN_ANNOTATION, READY_ANNOTATION, RETRY, status};
@@ -185,7 +185,10 @@ where
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(()),
             Err(kube::Error::Api(status)) if status.code < 500 => return Err(kube::Error::Api(status).into()),
-            Err(_) => tokio::time::sleep(RETRY).await,
+            Err(error) => {
+                info!("asking again: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
         }
     }
 }
