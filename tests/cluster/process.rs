@@ -30,25 +30,20 @@ pub async fn event_saying(cluster: &Cluster, node: &str, reason: &str, what: &st
 }
 
 /// A page of n1's metrics address.
-async fn page(cluster: &Cluster, node: u8, path: &str) -> anyhow::Result<String> {
-    let url = format!("http://127.0.0.1:10249{path}");
-    cluster.ns(&format!("n{node}"))?.output(&["curl", "--silent", "--fail", "--max-time", "5", &url]).await
-}
-
 #[test]
 fn s62_the_pages_beside_the_metrics() {
     test("s62-pages", async |cluster| {
-        let config: Value = serde_json::from_str(&page(cluster, 1, "/configz").await?)?;
+        let config: Value = serde_json::from_str(&cluster.page(1, "/configz").await?)?;
         let config = &config["portolan.dev"];
         assert_eq!(config["nodeRoutes"], "api");
         assert_eq!(
             config["proxy"]["conntrack"]["tcpEstablishedTimeout"], "24h0m0s",
             "what was not given, too"
         );
-        assert!(page(cluster, 1, "/statusz").await?.contains(env!("CARGO_PKG_VERSION")));
-        assert!(page(cluster, 1, "/flagz").await?.contains("\nnode-name=n1\n"));
-        assert!(page(cluster, 1, "/metrics/slis").await?.contains("kubernetes_healthcheck{"));
-        let metrics = page(cluster, 1, "/metrics").await?;
+        assert!(cluster.page(1, "/statusz").await?.contains(env!("CARGO_PKG_VERSION")));
+        assert!(cluster.page(1, "/flagz").await?.contains("\nnode-name=n1\n"));
+        assert!(cluster.page(1, "/metrics/slis").await?.contains("kubernetes_healthcheck{"));
+        let metrics = cluster.page(1, "/metrics").await?;
         for series in
             ["rest_client_requests_total{code=\"200\",method=\"GET\",host=\"", "kubernetes_build_info{major="]
         {
@@ -79,7 +74,7 @@ fn s62_e76_the_agent_says_that_it_runs_and_where_it_cannot_listen() {
         }
         drop(taken);
         wait_for("n3 serves its metrics after all", PATIENCE, async || {
-            Ok(page(cluster, 3, "/metrics").await.map(drop).map_err(|error| format!("{error:#}")))
+            Ok(cluster.page(3, "/metrics").await.map(drop).map_err(|error| format!("{error:#}")))
         })
         .await
     });
