@@ -186,6 +186,7 @@ impl Change {
             // there before the element of `cluster-services`, and gone after it
             Change::Listed { side: Side::Cluster, there, .. } => when(Gate::ClusterServices, !there, *there),
             Change::Remember { from, to, .. } => when(Gate::Remember, from.is_some(), to.is_some()),
+            Change::Hairpin { there, .. } => when(Gate::Hairpin, !there, *there),
             _ => (None, None),
         }
     }

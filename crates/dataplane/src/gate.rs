@@ -1,5 +1,5 @@
-//! Rules for what nearly every cluster does not use: chains jump to them only while a Service does, so that a new connection does
-//! not pay for what nobody uses.
+//! Rules for what many nodes do not use, and nearly every cluster: they stand, or something leads to them, only while a Service needs
+//! them, so that a new connection does not pay for what nobody uses.
 
 use portolan_model::Family;
 
@@ -16,6 +16,8 @@ pub enum Gate {
     ClusterServices,
     /// To `remember`: session affinity (S41).
     Remember,
+    /// The look-up of pods that reach themselves (S46): a node without endpoints of its own has none.
+    Hairpin,
 }
 
 /// How many elements hold each gate open.
@@ -26,7 +28,7 @@ pub type Holds = [u32; Gate::ALL.len()];
 pub struct Open(u8);
 
 impl Gate {
-    pub const ALL: [Gate; 3] = [Gate::SourceRanges, Gate::ClusterServices, Gate::Remember];
+    pub const ALL: [Gate; 4] = [Gate::SourceRanges, Gate::ClusterServices, Gate::Remember, Gate::Hairpin];
 }
 
 impl Open {

@@ -10,7 +10,8 @@
 //! Node ports at loopback addresses (S22) are served by a relay in user space as far as they are TCP; all others are refused
 //! by `refuse-on-localhost`, which counts them.
 //!
-//! Nothing leads to `source-ranges`, `cluster-services` and `remember` while nobody uses them ([`Gate`](crate::gate::Gate)).
+//! Nothing leads to `source-ranges`, `cluster-services` and `remember` while nobody uses them, and nothing looks for pods that
+//! reach themselves where there are none ([`Gate`](crate::gate::Gate)).
 //!
 //! Only nat hooks: a packet of a connection that stands runs none of these rules.
 
@@ -142,7 +143,8 @@ pub fn gates(settings: &Settings, family: Family, chain: &str) -> Open {
     match chain {
         PREROUTING if !settings.pods.detects(family) => Open::of(&[Gate::SourceRanges]),
         PREROUTING | OUTPUT => Open::of(&[Gate::SourceRanges, Gate::ClusterServices]),
-        POSTROUTING | INPUT => Open::of(&[Gate::Remember]),
+        POSTROUTING => Open::of(&[Gate::Remember, Gate::Hairpin]),
+        INPUT => Open::of(&[Gate::Remember]),
         _ => Open::default(),
     }
 }
@@ -251,14 +253,17 @@ impl Rules<'_> {
         let masquerade = Statement::Masquerade { fully_random: true };
         let itself =
             Statement::InSet { key: vec![Field::Saddr, Field::Daddr], set: HAIRPIN.into(), negate: false };
-        vec![
+        let mut rules = vec![
             affinity::after_dnat(self.open),
             rule([
                 Statement::MarkTest { mask: mark, value: mark },
                 Statement::MarkXor(mark),
                 masquerade.clone(),
             ]),
-            rule([itself, masquerade]),
-        ]
+        ];
+        if self.open.has(Gate::Hairpin) {
+            rules.push(rule([itself, masquerade]));
+        }
+        rules
     }
 }

@@ -216,6 +216,7 @@ impl Reader<'_> {
         for element in self.elements(layout::HAIRPIN) {
             let (address, rest) = key::read_address(self.family, &element.key)?;
             self.actual.hairpin.insert(address);
+            self.holds(Some(Gate::Hairpin));
             (key::read_address(self.family, rest)? == (address, &[][..])).then_some(())?;
         }
         Some(())

@@ -246,6 +246,7 @@ impl Proxy {
         for (key, forwarding) in self.claims.winners() {
             entry::diff(*key, None, Some(&self.wanted(*key, forwarding, settings)), &mut changes);
         }
+        changes.extend(self.claims.hairpin().map(|address| Change::Hairpin { address, there: true }));
         let mut holds = gate::Holds::default();
         changes.iter().for_each(|change| gate::count(&mut holds, change));
         let open = Open::held(&holds);
@@ -258,7 +259,6 @@ impl Proxy {
         let shared: BTreeSet<Shared> = leads.flat_map(Shared::chains).collect();
         let vips = self.claims.vips().filter(|ip| self.wants_vip(ip, settings));
         changes.extend(vips.map(|address| Change::Vip { address, there: true }));
-        changes.extend(self.claims.hairpin().map(|address| Change::Hairpin { address, there: true }));
         let targets = shared.iter().filter_map(|shared| shared.target()).chain(Target::FIXED);
         changes.extend(targets.map(|target| Change::Dispatch {
             code: target.code(),
