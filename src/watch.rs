@@ -42,8 +42,10 @@ use trimmed::Trimmed;
 /// Changes that may wait for the index before the watches wait for it in turn.
 const WAITING_CHANGES: usize = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The server ends a watch after 290 s; one that says nothing for longer is dead, and so is any other request.
+/// The server ends a watch after 290 s; one that says nothing for longer is dead.
 const SILENCE: Duration = Duration::from_secs(295);
+/// Of whatever has no limit of its own, and longer than those that have.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Short, because the API server's return is what everyone waits for; with jitter, because every node does.
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
@@ -81,7 +83,7 @@ async fn client_config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config
         None => kube::Config::incluster().context("no kubeconfig was given, and this is not a pod")?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(READ_TIMEOUT);
     // The time that a connection was idle before does not count.
     config.reset_reader_on_write = true;
     Ok(config)

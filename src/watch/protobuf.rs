@@ -8,7 +8,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use kube::Client;
@@ -22,7 +22,7 @@ use super::frames::Frames;
 use super::{Events, SILENCE};
 
 const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
-/// The server itself gives up after a minute whatever is no watch: a connection that lost its way would be waited on for ever.
+/// The server gives up after a minute whatever is no watch, but a connection that lost its way would be waited on for ever.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Objects in one page of a list.
@@ -46,7 +46,7 @@ struct Source {
     kind: Kind,
     request: Request,
     config: watcher::Config,
-    /// How long one answer may take; of a watch, until it begins.
+    /// How long an answer may be silent, before it begins and in between; a watch, only before.
     answer: Duration,
 }
 
@@ -150,7 +150,7 @@ impl Source {
             ..ListParams::default()
         };
         let body = self.ask(self.request.list(&parameters)).await?;
-        let page = protobuf::page(self.kind, self.in_time(body.collect()).await?.to_bytes());
+        let page = protobuf::page(self.kind, self.collect(body).await?);
         page.map_err(|error| kube::Error::ReadEvents(io::Error::new(io::ErrorKind::InvalidData, error)))
     }
 
@@ -171,7 +171,7 @@ impl Source {
         let answer = self.in_time(self.client.send(request.map(Body::from))).await?;
         if !answer.status().is_success() {
             let code = answer.status().as_u16();
-            return Err(refusal(code, self.in_time(answer.into_body().collect()).await?.to_bytes()));
+            return Err(refusal(code, self.collect(answer.into_body()).await?));
         }
         let content_type = answer.headers().get(http::header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -180,6 +180,17 @@ impl Source {
             return Err(kube::Error::Api(Status::failure(&message, "NotAcceptable").with_code(406).boxed()));
         }
         Ok(answer.into_body())
+    }
+
+    async fn collect(&self, mut body: Body) -> kube::Result<Bytes> {
+        let mut all = BytesMut::new();
+        loop {
+            let next = async { body.frame().await.transpose() };
+            match self.in_time(next).await? {
+                Some(part) => part.into_data().iter().for_each(|data| all.extend_from_slice(data)),
+                None => return Ok(all.freeze()),
+            }
+        }
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {

@@ -29,7 +29,6 @@ pub async fn event_saying(cluster: &Cluster, node: &str, reason: &str, what: &st
     .await
 }
 
-/// A page of n1's metrics address.
 #[test]
 fn s62_the_pages_beside_the_metrics() {
     test("s62-pages", async |cluster| {

@@ -114,7 +114,7 @@ fn bring_up() -> Shared {
     Shared { runtime, lab }
 }
 
-/// What the lab's own parts have to say, the kubelets above all, is kept with the logs of a failed test.
+/// What the parts of the lab that all share have to say, the kubelets above all, is kept with the logs of a failed test.
 fn log_to(file: &Path) -> anyhow::Result<()> {
     let file = std::fs::File::create(file)?;
     let filter = EnvFilter::new("portolan_lab=info");
