@@ -179,8 +179,12 @@ fn nft_lists_many_endpoints_and_its_listing_does_the_same() {
             dataplane.observed(&kernel.observe()?);
             assert!(dataplane.steps().is_empty(), "what was written is what is read");
             let listed = list(site, nft, table).await?;
-            let rules = ["random mod 200 goto pick", "random mod 201 offset 1048576 goto cluster-pick"];
-            assert!(rules.iter().all(|rule| listed.matches(rule).count() == 1), "{listed}");
+            // The two addresses are of two shards.
+            let rules = [
+                ("random mod 200 goto dnat-from-", 2),
+                ("random mod 201 offset 1048576 goto cluster-dnat-from-", 1),
+            ];
+            assert!(rules.iter().all(|(rule, count)| listed.matches(rule).count() == *count), "{listed}");
             reload(site, nft, table).await?;
             for from in [&site.client, &site.node, &site.pods[1]] {
                 for to in [both, sides] {

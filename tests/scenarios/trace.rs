@@ -59,8 +59,8 @@ fn s15_s46_a_pod_to_a_cluster_ip() {
               10.244.3.5:8080  it sees the client's address
             because
               services: 10.96.0.10:80/tcp is in services
-              nonpod-pick-4: goto pick
-              pick: 4 of 4 draws find an endpoint in endpoints-2
+              nonpod-pick-4-from-2: goto dnat-from-2
+              dnat-from-2: 4 of 4 draws find an endpoint in endpoints-2
               to 10.244.1.5:8080: nat-postrouting: masqueraded
         "#]],
     );
@@ -80,9 +80,9 @@ fn s16_the_node_itself() {
               10.244.3.5:8080  masqueraded: it sees an address of the node
             because
               services: 10.96.0.10:80/tcp is in services
-              nonpod-pick-4: marked 0x4000
-              nonpod-pick-4: goto pick
-              pick: 4 of 4 draws find an endpoint in endpoints-2
+              nonpod-pick-4-from-2: marked 0x4000
+              nonpod-pick-4-from-2: goto dnat-from-2
+              dnat-from-2: 4 of 4 draws find an endpoint in endpoints-2
               to 10.244.1.5:8080: nat-postrouting: masqueraded
               to 10.244.2.5:8080: nat-postrouting: masqueraded
               to 10.244.2.6:8080: nat-postrouting: masqueraded
@@ -105,9 +105,9 @@ fn s43_a_client_outside_at_a_node_port() {
               10.244.3.5:8080  masqueraded: it sees an address of the node
             because
               services: 172.30.0.11:30080/tcp is in services
-              masq-pick-4: marked 0x4000
-              masq-pick-4: goto pick
-              pick: 4 of 4 draws find an endpoint in endpoints-3
+              masq-pick-4-from-3: marked 0x4000
+              masq-pick-4-from-3: goto dnat-from-3
+              dnat-from-3: 4 of 4 draws find an endpoint in endpoints-3
               to 10.244.1.5:8080: nat-postrouting: masqueraded
               to 10.244.2.5:8080: nat-postrouting: masqueraded
               to 10.244.2.6:8080: nat-postrouting: masqueraded
@@ -186,8 +186,8 @@ fn s44_policy_local_where_the_endpoint_is() {
               10.244.1.5:8080  it sees the client's address
             because
               services: 192.0.2.0:80/tcp is in services
-              pick-1: goto pick
-              pick: 1 of 1 draws find an endpoint in endpoints-0
+              pick-1-from-0: goto dnat-from-0
+              dnat-from-0: 1 of 1 draws find an endpoint in endpoints-0
         "#]],
     );
 }
@@ -258,9 +258,9 @@ fn s06_the_other_family() {
               [fd00:10:244:1::53]:53  masqueraded: it sees an address of the node
             because
               services: [2001:db8::]:53/udp is in services
-              masq-pick-1: marked 0x4000
-              masq-pick-1: goto pick
-              pick: 1 of 1 draws find an endpoint in endpoints-0
+              masq-pick-1-from-0: marked 0x4000
+              masq-pick-1-from-0: goto dnat-from-0
+              dnat-from-0: 1 of 1 draws find an endpoint in endpoints-0
               to [fd00:10:244:1::53]:53: nat-postrouting: masqueraded
         "#]],
     );

@@ -14,6 +14,7 @@ use crate::compact;
 use crate::gate::{self, Holds, Open};
 use crate::key::Key;
 use crate::ledger::{Ledger, Ports};
+use crate::shard::Shard;
 use crate::target::{self, Memory, Shared, Side, Target};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub struct Actual {
     pub vips: BTreeSet<IpAddr>,
     pub hairpin: BTreeSet<IpAddr>,
     /// Endpoints above a gap, or in the map of other addresses: nobody can reach them, so they go.
-    pub strays: BTreeSet<(&'static str, Key, u32)>,
+    pub strays: BTreeSet<(Shard, Key, u32)>,
     /// Endpoints that clients are remembered for although the frontend does not, or no longer, remember it.
     pub outlived: BTreeSet<(Key, Backend)>,
     pub foreign_chains: BTreeSet<Name>,
@@ -224,7 +225,7 @@ impl Actual {
             }
             Change::Dispatch { code, to: Some(_), .. } => _ = self.targets.insert(*code, true),
             Change::Dispatch { code, to: None, .. } => _ = self.targets.remove(code),
-            Change::Stray { map, key, index } => _ = self.strays.remove(&(*map, *key, *index)),
+            Change::Stray { shard, key, index } => _ = self.strays.remove(&(*shard, *key, *index)),
             Change::Sources { key, to, .. } => self.edit(*key, |entry| entry.sources = to.clone()),
             Change::Hairpin { address, there } => insert_or_remove(&mut self.hairpin, *address, *there),
             Change::Vip { address, there } => insert_or_remove(&mut self.vips, *address, *there),

@@ -10,6 +10,7 @@ use crate::gate::{Gate, Open};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{Ledger, Ports, Recall};
+use crate::shard::Shard;
 use crate::target::{Memory, Shared, Side, Target};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub enum Change {
     },
     /// An element of a map of endpoints that nothing reaches.
     Stray {
-        map: &'static str,
+        shard: Shard,
         key: Key,
         index: u32,
     },
@@ -265,7 +266,9 @@ impl<'a> Script<'a> {
             Change::Dispatch { code, replaces, to } => {
                 self.replace(layout::TARGETS, *replaces, *to, |to| dispatch(*code, to));
             }
-            Change::Stray { map, key, index } => self.delete(map, Element::member(key.slot(*index))),
+            Change::Stray { shard, key, index } => {
+                self.delete(shard.map(), Element::member(key.slot(*index)));
+            }
             Change::Sources { key, from, to } => self.sources(key, from.as_deref(), to.as_deref()),
             Change::Hairpin { address, there } => {
                 self.member(layout::HAIRPIN, Element::member(key::hairpin_bytes(*address)), *there);
@@ -277,7 +280,7 @@ impl<'a> Script<'a> {
                 self.member(layout::VIPS, Element::member(key::address_bytes(*address)), *there);
             }
             Change::Endpoint { key, side, index, replaces, to } => {
-                let map = layout::endpoints(key.address);
+                let map = Shard::of(&key.address).map();
                 self.replace(map, *replaces, *to, |to| endpoint(key, *side, *index, to));
             }
             Change::Publish { key, side, from, to } => {

@@ -1,6 +1,7 @@
 //! What one key should hold, and the changes that bring it there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use portolan_model::{Backend, Family, Forwarding};
@@ -10,6 +11,7 @@ use crate::change::Change;
 use crate::changes::Changes;
 use crate::key::Key;
 use crate::ledger::Ports;
+use crate::shard::Shard;
 use crate::target::{Memory, Side, Target, memory, translate};
 
 /// What a claim asks for, borrowed from its plan.
@@ -34,9 +36,10 @@ pub struct WantedHalf<'a> {
 
 impl<'a> Wanted<'a> {
     /// `at_vip`: the frontend's address is in `vips`.
-    pub fn new(forwarding: &'a Forwarding, family: Family, detector: bool, at_vip: bool) -> Self {
+    pub fn new(address: IpAddr, forwarding: &'a Forwarding, detector: bool, at_vip: bool) -> Self {
+        let (family, shard) = (Family::of(&address), Shard::of(&address));
         let half = |action, side| {
-            let (target, backends) = translate(action, side, detector);
+            let (target, backends) = translate(action, side, shard, detector);
             let listed = side == Side::Cluster || !at_vip;
             WantedHalf { target, backends, listed, memory: memory(action) }
         };

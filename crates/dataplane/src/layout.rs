@@ -1,7 +1,7 @@
 //! Layout R: the sets, and the chains that every cluster has (nftables.md).
 //!
 //! ```text
-//!   prerouting ──> source-ranges ──> [pods] cluster-services ──> services ──> (masq-|nonpod-)pick-E ──> pick ──> dnat
+//!   prerouting ──> source-ranges ──> [pods] cluster-services ──> services ──> (masq-|nonpod-)pick-E-from-N ──> dnat-from-N
 //!   output     ──> source-ranges ────────── cluster-services ──> services          │ refuse, drop
 //!   postrouting ── remember, then masquerade what was marked, and pods that reach themselves
 //!   input ──────── remember
@@ -21,8 +21,6 @@ mod clients;
 mod parts;
 mod settings;
 
-use std::net::IpAddr;
-
 use portolan_model::{Family, Protocol};
 use portolan_nft::{
     Base, Chain, ChainKind, Field, Hook, KeyType, Rule, Set, Statement, TableFamily, TableId, ValueType,
@@ -31,6 +29,7 @@ use portolan_nft::{
 
 use crate::gate::{Gate, Open};
 use crate::localhost;
+use crate::shard::Shard;
 use crate::target::{Shared, Side};
 use parts::{goto, in_prefix, is, is_port, is_vip, jump, rule};
 
@@ -41,8 +40,6 @@ pub use settings::Settings;
 pub const SERVICES: &str = "services";
 pub const CLUSTER_SERVICES: &str = "cluster-services";
 pub const TARGETS: &str = "targets";
-/// By the last bits of the frontend's address: what reading a map back costs the kernel grows with the square of it.
-pub const ENDPOINTS: [&str; 4] = ["endpoints-0", "endpoints-1", "endpoints-2", "endpoints-3"];
 pub const VIPS: &str = "vips";
 pub const HAIRPIN: &str = "hairpin";
 pub const HOST_PORTS: &str = "host-ports";
@@ -54,12 +51,13 @@ pub const REFUSE_ON_LOCALHOST: &str = "refuse-on-localhost";
 pub const AFFINITY: &str = "affinity";
 pub const AFFINE: &str = "affine";
 pub const RECALL: &str = "recall";
-const PICK: &str = "pick";
-const CLUSTER_PICK: &str = "cluster-pick";
 const REMEMBER: &str = "remember";
 const RACED: &str = "raced";
 const CLUSTER_RACED: &str = "cluster-raced";
 const SOURCE_RANGES: &str = "source-ranges";
+/// With a size, a key of four bytes is looked up in a quicker way, and more than so many cannot be: each kind of target has one for
+/// each count of endpoints and shard, and no cluster has millions of endpoints in all counts alike.
+const MOST_TARGETS: u32 = 16_384;
 const MARK_NONPODS: &str = "mark-nonpods";
 const PREROUTING: &str = "nat-prerouting";
 const OUTPUT: &str = "nat-output";
@@ -67,9 +65,15 @@ const POSTROUTING: &str = "nat-postrouting";
 const INPUT: &str = "nat-input";
 
 /// Every chain after those that it leads to, the hooks last.
-pub const FIXED: [&str; 16] = [
-    PICK,
-    CLUSTER_PICK,
+pub const FIXED: [&str; 22] = [
+    choice::DNAT[0],
+    choice::DNAT[1],
+    choice::DNAT[2],
+    choice::DNAT[3],
+    choice::CLUSTER_DNAT[0],
+    choice::CLUSTER_DNAT[1],
+    choice::CLUSTER_DNAT[2],
+    choice::CLUSTER_DNAT[3],
     REFUSE,
     REFUSE_ON_LOCALHOST,
     RECALL,
@@ -97,18 +101,6 @@ pub fn table_family(family: Family) -> TableFamily {
     }
 }
 
-/// Those bits of the last byte, which are the map's place in [`ENDPOINTS`].
-const SHARD: u8 = ENDPOINTS.len() as u8 - 1;
-
-/// The map that has the endpoints of frontends at this address.
-pub fn endpoints(address: IpAddr) -> &'static str {
-    let last = match address {
-        IpAddr::V4(ip) => ip.octets()[3],
-        IpAddr::V6(ip) => ip.octets()[15],
-    };
-    ENDPOINTS[usize::from(last & SHARD)]
-}
-
 pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
     use KeyType::{Address, Port, Priority, Protocol};
     let set = |key: &[KeyType]| Set { key: key.to_vec(), ..Set::default() };
@@ -118,7 +110,7 @@ pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
     let mut sets = vec![
         (SERVICES, map(&frontend, ValueType::Concat(vec![Priority]))),
         (CLUSTER_SERVICES, map(&frontend, ValueType::Concat(vec![Priority]))),
-        (TARGETS, map(&[Priority], ValueType::Verdict)),
+        (TARGETS, Set { size: Some(MOST_TARGETS), ..map(&[Priority], ValueType::Verdict) }),
         (VIPS, set(&[Address])),
         // the frontends whose address is no VIP, and those that are in `cluster-services`: see `raced`
         (HOST_PORTS, set(&frontend)),
@@ -129,7 +121,7 @@ pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
         (AFFINE, map(&[Address, Protocol, Port, Address, Port], ValueType::Verdict)),
         affinity::set(family),
     ];
-    sets.extend(ENDPOINTS.map(|name| (name, endpoints.clone())));
+    sets.extend(Shard::ALL.map(|shard| (shard.map(), endpoints.clone())));
     sets
 }
 
@@ -177,6 +169,9 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn fixed(&self, chain: &str) -> Vec<Rule> {
+        if let Some((side, shard)) = choice::place(chain) {
+            return choice::by_index(side, shard);
+        }
         match chain {
             PREROUTING => self.prerouting(),
             OUTPUT => self.output(),
@@ -184,8 +179,6 @@ impl Rules<'_> {
             INPUT => vec![affinity::after_dnat(self.open)], // an endpoint in the host's network
             RECALL => vec![affinity::recall(self.family)],
             REMEMBER => affinity::remember(),
-            PICK => choice::by_index(Side::Outside),
-            CLUSTER_PICK => choice::by_index(Side::Cluster),
             SOURCE_RANGES => vec![clients::source_ranges()],
             CLUSTER_SERVICES => {
                 vec![choice::dispatch(CLUSTER_SERVICES), rule([is_port(CLUSTER_PORTS), goto(CLUSTER_RACED)])]

@@ -26,6 +26,7 @@ mod ledger;
 pub mod localhost;
 mod observe;
 mod proxy;
+mod shard;
 mod step;
 pub mod take_over;
 mod target;

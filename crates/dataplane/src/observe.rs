@@ -12,6 +12,7 @@ use crate::gate::{Gate, Open};
 use crate::key::{self, Key};
 use crate::layout::{self, Settings};
 use crate::ledger::{self, Ledger, Ports};
+use crate::shard::Shard;
 use crate::target::{CLUSTER_OFFSET, Memory, Shared, Side, Target};
 
 /// The table as we know it; [`Frame::Foreign`] when it cannot be repaired element by element.
@@ -61,7 +62,7 @@ impl Reader<'_> {
                 Some(found) if found == set => {}
                 Some(_) => return None,
                 // of another version's layout: piece by piece it would send packets where nothing is yet
-                None if layout::ENDPOINTS.contains(&&**name) => return None,
+                None if Shard::ALL.iter().any(|shard| shard.map() == &**name) => return None,
                 None => _ = self.actual.missing_sets.insert(name.clone()),
             }
         }
@@ -122,9 +123,10 @@ impl Reader<'_> {
         let mut found = Vec::with_capacity(self.dumped.elements.get(map).map_or(0, Vec::len));
         for element in self.elements(map) {
             let Value::Bytes(code) = &element.value else { return None };
-            let target = read_target(code, side)?;
+            let key = self.key(element)?;
+            let target = read_target(code, side, &key)?;
             self.actual.count(None, target.shared());
-            found.push((self.key(element)?, target));
+            found.push((key, target));
         }
         found.sort_unstable_by_key(|(key, _)| *key);
         self.merge(found, |entry, target| entry.half_mut(side).target = Some(target));
@@ -141,14 +143,14 @@ impl Reader<'_> {
     }
 
     fn endpoints(&mut self) -> Option<()> {
-        let elements: Vec<_> =
-            layout::ENDPOINTS.iter().flat_map(|map| self.elements(map).map(|e| (*map, e))).collect();
+        let of = |shard: Shard| self.elements(shard.map()).map(move |element| (shard, element));
+        let elements: Vec<_> = Shard::ALL.into_iter().flat_map(of).collect();
         let mut found = Vec::with_capacity(elements.len());
-        for (map, element) in elements {
+        for (shard, element) in elements {
             let (key, index, backend) = self.endpoint(element)?;
-            match layout::endpoints(key.address) == map {
+            match Shard::of(&key.address) == shard {
                 true => found.push((key, index, backend)),
-                false => _ = self.actual.strays.insert((map, key, index)),
+                false => _ = self.actual.strays.insert((shard, key, index)),
             }
         }
         found.sort_unstable_by(|(a, i, _), (b, j, _)| a.cmp(b).then(i.cmp(j)));
@@ -159,7 +161,7 @@ impl Reader<'_> {
             let indices = side(first).offset()..;
             let dense = indices.zip(half).take_while(|(wanted, (_, index, _))| wanted == index).count();
             let (slots, strays) = half.split_at(dense);
-            let stray = |(key, index, _): &(Key, u32, _)| (layout::endpoints(key.address), *key, *index);
+            let stray = |(key, index, _): &(Key, u32, _)| (Shard::of(&key.address), *key, *index);
             self.actual.strays.extend(strays.iter().map(stray));
             if dense > 0 {
                 halves.push((key, (side(first), slots)));
@@ -327,9 +329,10 @@ fn leads(element: &Element) -> Option<Shared> {
     }
 }
 
-fn read_target(code: &[u8], side: Side) -> Option<Target> {
+fn read_target(code: &[u8], side: Side, key: &Key) -> Option<Target> {
     let target = Target::of_code(u32::from_ne_bytes(code.try_into().ok()?));
-    let foreign = matches!(target, Target::Pick(pick) if pick.side != side);
+    let place = (side, Shard::of(&key.address));
+    let foreign = matches!(target, Target::Pick(pick) if (pick.side, pick.shard) != place);
     Some(if foreign { Target::Unknown } else { target })
 }
 

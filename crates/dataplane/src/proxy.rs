@@ -64,7 +64,7 @@ impl Proxy {
             return Wanted::refused_on_localhost();
         }
         let at_vip = self.wants_vip(&key.address, settings);
-        Wanted::new(forwarding, self.family, settings.pods.detects(self.family), at_vip)
+        Wanted::new(key.address, forwarding, settings.pods.detects(self.family), at_vip)
     }
 
     /// A VIP that is the node's own address keeps the host's other ports open (S28).
@@ -118,8 +118,8 @@ impl Proxy {
             Frame::Ours => changes.extend(self.actual.missing_sets.iter().cloned().map(Change::Set)),
             frame => changes.push(Change::Table { replace: frame == Frame::Foreign }),
         }
-        changes.extend(self.actual.strays.iter().map(|(map, key, index)| Change::Stray {
-            map,
+        changes.extend(self.actual.strays.iter().map(|(shard, key, index)| Change::Stray {
+            shard: *shard,
             key: *key,
             index: *index,
         }));

@@ -8,6 +8,7 @@ use portolan_model::{Action, Backend, Family, Masquerade};
 
 use crate::key::Key;
 use crate::ledger::{Ledger, Recall};
+use crate::shard::Shard;
 
 /// Indices of endpoints from here on belong to `cluster-services`. Above any count of endpoints a Service may
 /// have: Services with 100,000 are known (S12).
@@ -22,7 +23,7 @@ pub enum Side {
     Cluster,
 }
 
-/// A shared chain that picks one of `count` endpoints.
+/// A shared chain that picks one of `count` endpoints, which are in the map of the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pick {
     pub side: Side,
@@ -30,6 +31,7 @@ pub struct Pick {
     /// Clients that are remembered go where they went before (S41).
     pub affine: bool,
     pub count: u32,
+    pub shard: Shard,
 }
 
 /// A chain that stands as long as something leads to it.
@@ -185,13 +187,14 @@ impl Pick {
             Some(rest) => (Side::Cluster, rest),
             None => (Side::Outside, name),
         };
+        let (rest, shard) = rest.rsplit_once(FROM)?;
         let (stem, count) = rest.rsplit_once('-')?;
         let stem = stem.strip_suffix("pick")?;
         let (stem, affine) = stem.strip_suffix(AFFINE).map_or((stem, false), |stem| (stem, true));
         let masquerade = [Masquerade::Never, Masquerade::NonPods, Masquerade::Always]
             .into_iter()
             .find(|m| stem == masquerade_prefix(*m))?;
-        let pick = Pick { side, masquerade, affine, count: count.parse().ok()? };
+        let pick = Pick { side, masquerade, affine, count: count.parse().ok()?, shard: Shard::parse(shard)? };
         (pick.count > 0 && pick.to_string() == name).then_some(pick)
     }
 }
@@ -199,7 +202,8 @@ impl Pick {
 impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let affine = if self.affine { AFFINE } else { "" };
-        write!(f, "{}{}{affine}pick-{}", self.side.prefix(), masquerade_prefix(self.masquerade), self.count)
+        let (side, masquerade) = (self.side.prefix(), masquerade_prefix(self.masquerade));
+        write!(f, "{side}{masquerade}{affine}pick-{}{FROM}{}", self.count, self.shard)
     }
 }
 
@@ -215,6 +219,7 @@ impl fmt::Display for Shared {
 }
 
 const AFFINE: &str = "affine-";
+const FROM: &str = "-from-";
 const REMEMBER: &str = "remember-";
 const RECALL: &str = "recall-";
 
@@ -226,8 +231,9 @@ fn masquerade_prefix(masquerade: Masquerade) -> &'static str {
     }
 }
 
-/// An action in the kernel's words. Without a detector nothing tells pods apart, and `NonPods` is `Never`.
-pub fn translate(action: &Action, side: Side, detector: bool) -> (Target, &[Backend]) {
+/// An action in the kernel's words, for a frontend of the shard. Without a detector nothing tells pods apart, and `NonPods` is
+/// `Never`.
+pub fn translate(action: &Action, side: Side, shard: Shard, detector: bool) -> (Target, &[Backend]) {
     let balance = match action {
         Action::Balance(balance) => balance,
         Action::Reject => return (Target::Refuse, &[]),
@@ -241,7 +247,8 @@ pub fn translate(action: &Action, side: Side, detector: bool) -> (Target, &[Back
     match backends.len() as u32 {
         0 => (Target::Refuse, &[]),
         count => {
-            (Target::Pick(Pick { side, masquerade, affine: balance.affinity.is_some(), count }), backends)
+            let affine = balance.affinity.is_some();
+            (Target::Pick(Pick { side, masquerade, affine, count, shard }), backends)
         }
     }
 }

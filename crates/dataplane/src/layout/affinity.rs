@@ -1,7 +1,7 @@
-//! Session affinity (S41, S42): `affine-pick-E` first asks who is remembered, and the last hooks remember.
+//! Session affinity (S41, S42): `affine-pick-E-from-N` first asks who is remembered, and the last hooks remember.
 //!
 //! ```text
-//!   affine-pick-E ──> recall ──> [affinity, of the client] dnat                    else pick-E
+//!   affine-pick-E-from-N ──> recall ──> [affinity, of the client] dnat                    else pick-E-from-N
 //!   postrouting, input ──> remember ──> [affine, of the endpoint] remember-… ──> update of affinity
 //! ```
 //!

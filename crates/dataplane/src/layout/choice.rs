@@ -4,9 +4,9 @@
 //! the kernel does for each new verdict is to follow all verdicts of the same map, in all chains and for every hook, which costs
 //! 6 ms of CPU with 30,000 frontends, and nothing that one would notice with a few hundred numbers.
 //!
-//! In the same way one chain of each side looks up the maps of endpoints, and a chain for each number of endpoints marks, and says which index to
-//! look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So a count that
-//! nobody had before costs next to nothing, however large.
+//! In the same way one chain of each side and shard looks up that map of endpoints, and a chain for each number of endpoints marks, and
+//! says which index to look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So
+//! a count that nobody had before costs next to nothing, however large.
 //!
 //! From one look-up to the next, numbers and indices are in the packet's priority, the one place that a rule can write, and another
 //! rule of the same kind read, which is of no meaning to others at that point: nft(8) cannot list a rule of two chained look-ups,
@@ -18,11 +18,14 @@ use portolan_nft::{Field, Rule, Statement, Verdict};
 
 use super::clients;
 use super::parts::{frontend, goto, jump, rule};
-use super::{
-    CLUSTER_PICK, ENDPOINTS, MARK_NONPODS, PICK, RECALL, REFUSE, REFUSE_ON_LOCALHOST, SHARD, Settings,
-    TARGETS,
-};
+use super::{MARK_NONPODS, RECALL, REFUSE, REFUSE_ON_LOCALHOST, Settings, TARGETS};
+use crate::shard::Shard;
 use crate::target::{Pick, Side, Target};
+
+/// The chains that send on to the endpoint of which the priority is the index, of each shard.
+pub const DNAT: [&str; Shard::COUNT] = ["dnat-from-0", "dnat-from-1", "dnat-from-2", "dnat-from-3"];
+pub const CLUSTER_DNAT: [&str; Shard::COUNT] =
+    ["cluster-dnat-from-0", "cluster-dnat-from-1", "cluster-dnat-from-2", "cluster-dnat-from-3"];
 
 /// One rule, so that a frontend that is in no map leaves it before anything is written.
 pub fn dispatch(map: &str) -> Rule {
@@ -52,19 +55,23 @@ pub fn pick(settings: &Settings, family: Family, pick: Pick) -> Vec<Rule> {
         Some(next) => rule([goto(&next.to_string())]),
         None => rule([
             Statement::SetPriorityRandom { modulus: pick.count, offset: pick.side.offset() },
-            goto(chain_by_index(pick.side)),
+            goto(by_index_of(pick.side, pick.shard)),
         ]),
     };
     first.into_iter().chain([last]).collect()
 }
 
-pub fn by_index(side: Side) -> Vec<Rule> {
-    let mut rules = dnat();
-    rules.extend(retry(side));
+/// Whose chain this is, if it is one of [`DNAT`] or [`CLUSTER_DNAT`].
+pub fn place(chain: &str) -> Option<(Side, Shard)> {
+    let of = |side| Shard::ALL.into_iter().map(move |shard| (side, shard));
+    Side::ALL.into_iter().flat_map(of).find(|(side, shard)| by_index_of(*side, *shard) == chain)
+}
+
+pub fn by_index(side: Side, shard: Shard) -> Vec<Rule> {
     // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
     // the node as it is, and a UDP flow would stay that way (S52).
-    rules.push(rule([Statement::Verdict(Verdict::Drop)]));
-    rules
+    let last = rule([Statement::Verdict(Verdict::Drop)]);
+    vec![rule([dnat(shard)]), retry(side), rule([dnat(shard)]), last]
 }
 
 /// What it found on the way was of two generations.
@@ -73,28 +80,25 @@ pub fn raced(side: Side) -> Vec<Rule> {
         Side::Outside => goto(REFUSE), // S17
         Side::Cluster => Statement::Verdict(Verdict::Drop),
     };
-    let mut rules = vec![rule([jump(MARK_NONPODS)])];
-    rules.extend(retry(side));
-    rules.push(rule([last]));
-    rules
+    let here =
+        |shard: Shard| Statement::LastByte { field: Field::Daddr, mask: Shard::MASK, value: shard.number() };
+    let dnat = Shard::ALL.map(|shard| rule([here(shard), dnat(shard)]));
+    [rule([jump(MARK_NONPODS)]), retry(side)].into_iter().chain(dnat).chain([rule([last])]).collect()
 }
 
-fn chain_by_index(side: Side) -> &'static str {
-    match side {
-        Side::Outside => PICK,
-        Side::Cluster => CLUSTER_PICK,
-    }
+fn by_index_of(side: Side, shard: Shard) -> &'static str {
+    let chains = match side {
+        Side::Outside => DNAT,
+        Side::Cluster => CLUSTER_DNAT,
+    };
+    chains[usize::from(shard.number())]
 }
 
-/// To the endpoint of which the priority is the index, by the one map that may have it.
-fn dnat() -> Vec<Rule> {
+/// To the endpoint of which the priority is the index.
+fn dnat(shard: Shard) -> Statement {
     let mut key = frontend();
     key.push(Field::Priority);
-    let of = |(shard, map): (u8, &str)| {
-        let here = Statement::LastByte { field: Field::Daddr, mask: SHARD, value: shard };
-        rule([here, Statement::Dnat { key: key.clone(), map: map.into(), port: None }])
-    };
-    (0..).zip(ENDPOINTS).map(of).collect()
+    Statement::Dnat { key, map: shard.map().into(), port: None }
 }
 
 /// A packet that read one map before a commit and the other after it takes index 0, which is always there (nftables.md,
@@ -102,7 +106,6 @@ fn dnat() -> Vec<Rule> {
 /// `raced`, when it found no number in the middle of a replacement, or one that `targets` does not have any more, or that leads
 /// to a chain which in the packet's own generation is not yet or no longer filled. That is why verdicts jump: after a goto such
 /// a packet would go out as it is.
-fn retry(side: Side) -> Vec<Rule> {
-    let first = Rule::commented(vec![Statement::SetPriority(side.offset())], "raced with a commit");
-    std::iter::once(first).chain(dnat()).collect()
+fn retry(side: Side) -> Rule {
+    Rule::commented(vec![Statement::SetPriority(side.offset())], "raced with a commit")
 }

@@ -66,11 +66,11 @@ fn s41_a_trace_says_who_is_remembered() {
     dataplane.set_service(&ServiceId::new("default", "web"), 0, plan(same(affine(30, &[A]))));
     expect![[r#"
         services: 10.96.0.1:80/tcp is in services
-        nonpod-affine-pick-1: marked 0x4000
-        nonpod-affine-pick-1: goto affine-pick-1
-        affine-pick-1: goto pick-1
-        pick-1: goto pick
-        pick: 1 of 1 draws find an endpoint in endpoints-1
+        nonpod-affine-pick-1-from-1: marked 0x4000
+        nonpod-affine-pick-1-from-1: goto affine-pick-1-from-1
+        affine-pick-1-from-1: goto pick-1-from-1
+        pick-1-from-1: goto dnat-from-1
+        dnat-from-1: 1 of 1 draws find an endpoint in endpoints-1
         to 10.244.1.5:80: remember: 10.244.1.5:80/tcp is in affine
         to 10.244.1.5:80: remember-30: the client is remembered for 30s
         to 10.244.1.5:80: nat-postrouting: masqueraded"#]]

@@ -103,12 +103,14 @@ fn elements_gone_or_other() {
         1,
     );
     check(vec![delete("services", service()), add("services", Element::new(service(), code(7)))], 1);
-    check(vec![delete("targets", target(0x0400_0003))], 1);
+    let of_another_shard = add("services", Element::new(service(), code(0x2400_0003)));
+    check(vec![delete("services", service()), of_another_shard], 1);
+    check(vec![delete("targets", target(0x1400_0003))], 1);
     check(vec![delete("targets", target(0x8000_0001))], 1);
     check(
         vec![
-            delete("targets", target(0x0400_0003)),
-            add("targets", Element::new(target(0x0400_0003), verdict("refuse"))),
+            delete("targets", target(0x1400_0003)),
+            add("targets", Element::new(target(0x1400_0003), verdict("refuse"))),
         ],
         1,
     );
@@ -137,13 +139,13 @@ fn elements_too_many() {
     check(vec![add("endpoints-0", Element::new(endpoint(0), backend))], 1);
     check(vec![add("vips", Element::member(Bytes::new(&[10, 96, 0, 77])))], 1);
     check(vec![add("targets", Element::new(target(77), verdict("refuse")))], 1);
-    check(vec![add("targets", Element::new(target(0), verdict("masq-pick-3")))], 1);
+    check(vec![add("targets", Element::new(target(0), verdict("masq-pick-3-from-1")))], 1);
     check(vec![add("hairpin", Element::member(Bytes::new(&[10, 1, 1, 1, 10, 1, 1, 2])))], 1);
 }
 
 #[test]
 fn rules_and_chains_are_written_anew_in_place() {
-    check(vec![Command::AddRule { chain: "masq-pick-3".into(), rule: accept() }], 1);
+    check(vec![Command::AddRule { chain: "masq-pick-3-from-1".into(), rule: accept() }], 1);
     check(vec![Command::FlushChain { chain: "nat-prerouting".into() }], 1);
     let foreign = Command::AddChain { chain: "foreign".into(), base: None };
     let jump = Rule::new(vec![Statement::Verdict(Verdict::Jump("foreign".into()))]);
@@ -153,8 +155,8 @@ fn rules_and_chains_are_written_anew_in_place() {
     ];
     check([vec![foreign.clone()], rules].concat(), 2);
     let lead = [
-        delete("targets", target(0x0400_0003)),
-        add("targets", Element::new(target(0x0400_0003), verdict("foreign"))),
+        delete("targets", target(0x1400_0003)),
+        add("targets", Element::new(target(0x1400_0003), verdict("foreign"))),
     ];
     check([vec![foreign.clone()], lead.to_vec()].concat(), 2);
     check(vec![foreign, add("targets", Element::new(target(0), verdict("foreign")))], 2);

@@ -314,9 +314,9 @@ fn a_trace_says_why() {
     let trace = evaluate(&dataplane.desired(Family::Ipv4), &packet);
     expect![[r#"
         services: 172.30.0.11:30080/tcp is in services
-        masq-pick-2: marked 0x4000
-        masq-pick-2: goto pick
-        pick: 2 of 2 draws find an endpoint in endpoints-3
+        masq-pick-2-from-3: marked 0x4000
+        masq-pick-2-from-3: goto dnat-from-3
+        dnat-from-3: 2 of 2 draws find an endpoint in endpoints-3
         to 10.244.2.5:8080: nat-postrouting: masqueraded
         to 10.244.2.6:8080: nat-postrouting: masqueraded"#]]
     .assert_eq(&trace.reasons.join("\n"));
@@ -351,7 +351,7 @@ fn the_whole_table_as_text() {
         	map cluster-services {
         		type ipv4_addr . inet_proto . inet_service : classid
         		elements = {
-        			192.0.2.10 . tcp . 80 : a00:2,
+        			192.0.2.10 . tcp . 80 : 2a00:2,
         		}
         	}
         	map endpoints-0 {
@@ -396,15 +396,16 @@ fn the_whole_table_as_text() {
         	map services {
         		type ipv4_addr . inet_proto . inet_service : classid
         		elements = {
-        			192.0.2.10 . tcp . 80 : 0:1,
+        			192.0.2.10 . tcp . 80 : 2000:1,
         		}
         	}
         	map targets {
         		type classid : verdict
+        		size 16384
         		elements = {
-        			0:1 : jump pick-1,
+        			2000:1 : jump pick-1-from-2,
         			8000:1 : jump refuse,
-        			a00:2 : jump cluster-nonpod-pick-2,
+        			2a00:2 : jump cluster-nonpod-pick-2-from-2,
         			8000:2 : jump refuse-on-localhost,
         			8000:3 : drop,
         		}
@@ -415,21 +416,33 @@ fn the_whole_table_as_text() {
         			192.0.2.10,
         		}
         	}
-        	chain cluster-nonpod-pick-2 {
-        		ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x00004000
-        		meta priority set numgen random mod 2 offset 1048576 goto cluster-pick
-        	}
-        	chain cluster-pick {
-        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
-        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
-        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
-        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        	chain cluster-dnat-from-0 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
         		meta priority set 10:0 comment "raced with a commit"
-        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
-        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
-        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
-        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
         		drop
+        	}
+        	chain cluster-dnat-from-1 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		meta priority set 10:0 comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		drop
+        	}
+        	chain cluster-dnat-from-2 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		meta priority set 10:0 comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		drop
+        	}
+        	chain cluster-dnat-from-3 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		meta priority set 10:0 comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		drop
+        	}
+        	chain cluster-nonpod-pick-2-from-2 {
+        		ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x00004000
+        		meta priority set numgen random mod 2 offset 1048576 goto cluster-dnat-from-2
         	}
         	chain cluster-raced {
         		jump mark-nonpods
@@ -443,6 +456,30 @@ fn the_whole_table_as_text() {
         	chain cluster-services {
         		meta priority set ip daddr . meta l4proto . th dport map @cluster-services meta priority vmap @targets
         		ip daddr . meta l4proto . th dport @cluster-ports goto cluster-raced
+        	}
+        	chain dnat-from-0 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		meta priority set none comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
+        		drop
+        	}
+        	chain dnat-from-1 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		meta priority set none comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
+        		drop
+        	}
+        	chain dnat-from-2 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		meta priority set none comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
+        		drop
+        	}
+        	chain dnat-from-3 {
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		meta priority set none comment "raced with a commit"
+        		dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
+        		drop
         	}
         	chain mark-nonpods {
         		ip saddr 10.244.0.0/16 return
@@ -470,20 +507,8 @@ fn the_whole_table_as_text() {
         		ip saddr 10.244.0.0/16 jump cluster-services
         		jump services
         	}
-        	chain pick {
-        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
-        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
-        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
-        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
-        		meta priority set none comment "raced with a commit"
-        		ip daddr & 0.0.0.3 == 0.0.0.0 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-0
-        		ip daddr & 0.0.0.3 == 0.0.0.1 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-1
-        		ip daddr & 0.0.0.3 == 0.0.0.2 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-2
-        		ip daddr & 0.0.0.3 == 0.0.0.3 dnat ip to ip daddr . meta l4proto . th dport . meta priority map @endpoints-3
-        		drop
-        	}
-        	chain pick-1 {
-        		meta priority set numgen random mod 1 goto pick
+        	chain pick-1-from-2 {
+        		meta priority set numgen random mod 1 goto dnat-from-2
         	}
         	chain raced {
         		jump mark-nonpods

@@ -49,10 +49,10 @@ fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
         &[1, 2],
         Some(&[1, 2, 3]),
         expect![[r#"
-            add chain masq-pick-3
-            flush chain masq-pick-3
-            add rule to chain masq-pick-3
-            add rule to chain masq-pick-3
+            add chain masq-pick-3-from-1
+            flush chain masq-pick-3-from-1
+            add rule to chain masq-pick-3-from-1
+            add rule to chain masq-pick-3-from-1
             add 1 elements to set targets
             add 1 elements to set endpoints-1
             delete 1 elements of set services
@@ -63,10 +63,10 @@ fn one_more_and_one_less_make_no_chain_that_looks_up_endpoints() {
         &[1, 2, 3],
         Some(&[1, 3]),
         expect![[r#"
-            add chain masq-pick-2
-            flush chain masq-pick-2
-            add rule to chain masq-pick-2
-            add rule to chain masq-pick-2
+            add chain masq-pick-2-from-1
+            flush chain masq-pick-2-from-1
+            add rule to chain masq-pick-2-from-1
+            add rule to chain masq-pick-2-from-1
             add 1 elements to set targets
             delete 1 elements of set endpoints-1
             add 1 elements to set endpoints-1
@@ -85,10 +85,10 @@ fn one_more_of_many() {
         &hosts[..65],
         Some(&hosts),
         expect![[r#"
-            add chain masq-pick-66
-            flush chain masq-pick-66
-            add rule to chain masq-pick-66
-            add rule to chain masq-pick-66
+            add chain masq-pick-66-from-1
+            flush chain masq-pick-66-from-1
+            add rule to chain masq-pick-66-from-1
+            add rule to chain masq-pick-66-from-1
             add 1 elements to set targets
             add 1 elements to set endpoints-1
             delete 1 elements of set services
