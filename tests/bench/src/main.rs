@@ -61,6 +61,10 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    fn wants(&self, part: plan::Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
     fn measures(&self, kind: subject::Kind, size: objects::Size) -> bool {
         let most = match kind {
             subject::Kind::Portolan => u32::MAX,

@@ -20,7 +20,7 @@ use crate::load;
 use crate::objects::{self, NAMESPACE, spare_endpoint};
 use crate::subject::{Kind, Settled, Subject};
 use crate::wire::Wire;
-use crate::world::{Node, World};
+use crate::world::{Node, Wires, World};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const START_PATIENCE: Duration = Duration::from_secs(900);
@@ -231,18 +231,19 @@ impl<'a> Run<'a> {
         .await
     }
 
-    /// Ends the subject and its node, and brings the objects back to what is kept.
-    pub async fn end(self) -> anyhow::Result<()> {
+    /// Ends the subject, whose rules stay in the node's kernel, and brings the objects back to what is kept.
+    pub async fn end(self) -> anyhow::Result<Wires> {
         let Run { world, node, subject, changed, .. } = self;
         subject.kill().await?;
-        node.down().await?;
+        let wires = node.retire().await?;
         let changed: Vec<u32> = changed.into_keys().collect();
         load::each(changed.len() as u32, async |index| {
             let service = changed[index as usize];
             let endpoints = objects::first_endpoints(service, world.size);
             set_endpoints(&world.client, service, &endpoints).await
         })
-        .await
+        .await?;
+        Ok(wires)
     }
 
     /// The same kernel and the same objects under a new process.

@@ -38,11 +38,16 @@ pub fn alone<T: Copy>(rounds: &[(f64, T)], quickest: Quickest, enough: usize) ->
     (alone.len() >= enough).then_some(alone)
 }
 
-/// Those beside the quickest references, where too few had the core to themselves; says so.
-pub fn quickest<T: Copy>(mut rounds: Vec<(f64, T)>, many: usize) -> Vec<T> {
-    eprintln!("  the core was never ours alone for long enough: the quickest rounds count");
+/// Those beside the quickest references, where too few had the core to themselves.
+pub fn quickest<T: Copy>(rounds: &[(f64, T)], many: usize) -> Vec<T> {
+    let mut rounds = rounds.to_vec();
     rounds.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     rounds.into_iter().take(many).map(|(_, of)| of).collect()
+}
+
+/// Says that [`quickest`] was needed.
+pub fn was_never_alone() {
+    eprintln!("  the core was not ours alone for long enough: the quickest rounds count");
 }
 
 /// A fixed piece of work, by the thread's CPU time in milliseconds.
@@ -88,7 +93,7 @@ mod tests {
         rounds.iter().for_each(|(pace, _)| best.note(*pace));
         assert_eq!(alone(&rounds, best, 3), Some(vec![0, 3, 6]));
         assert_eq!(alone(&rounds, best, 4), None);
-        assert_eq!(quickest(rounds, 4), [0, 3, 6, 1]);
+        assert_eq!(quickest(&rounds, 4), [0, 3, 6, 1]);
     }
 
     #[test]

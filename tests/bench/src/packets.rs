@@ -22,9 +22,10 @@ use crate::world::Wires;
 
 /// In one go: quickly enough that the machine does not change its speed meanwhile.
 const COUNT: u32 = 5_000;
-/// So many rounds on a core of our own are enough.
-const ENOUGH: usize = 20;
-const PATIENCE: Duration = Duration::from_secs(90);
+/// So many rounds of each node on a core of our own are enough.
+const ENOUGH: usize = 10;
+/// For each size.
+const PATIENCE: Duration = Duration::from_secs(150);
 /// Before the first figure, to know how quick plain routing is on a core of our own.
 const CALIBRATION: Duration = Duration::from_secs(15);
 /// The kernel frees what it tracked a little later.
@@ -54,7 +55,29 @@ struct Round {
     established: f64,
 }
 
+impl Cost {
+    fn of(rounds: &[Round]) -> Cost {
+        let of = |f: fn(&Round) -> f64| {
+            median(&rounds.iter().map(|round| round.over_routing(f(round))).collect::<Vec<_>>())
+        };
+        Cost { new: of(|round| round.new), established: of(|round| round.established) }
+    }
+}
+
 impl Round {
+    async fn run(routed: &Way<'_>, served: &Way<'_>) -> anyhow::Result<Round> {
+        let before = routed.cost(COUNT, false).await?;
+        let new = served.cost(COUNT, false).await?;
+        let established = served.cost(COUNT, true).await?;
+        let after = routed.cost(COUNT, false).await?;
+        forget(served.wires).await?;
+        Ok(Round { routed: [before, after], new, established })
+    }
+
+    fn quicker_routing(&self) -> f64 {
+        self.routed[0].min(self.routed[1])
+    }
+
     fn slower_routing(&self) -> f64 {
         self.routed[0].max(self.routed[1])
     }
@@ -74,42 +97,43 @@ pub async fn calibrate(plain: &Wires, quick: bool) -> anyhow::Result<Quickest> {
     Ok(quickest)
 }
 
-/// Packets for the Services in `to` by turns, which the node must send on to the server: where the kernel has put one of them
-/// can make a tenth of the cost, and changes with every load. `plain` are the same wires with neither rules nor connection
-/// tracking, by which packets for an endpoint go in between. The median of rounds in which plain routing is as quick as it was
-/// ever.
+/// What packets cost on each of the nodes, which take turns, so that whatever slows the machine down slows all of them. Packets are for
+/// the Services in `to` by turns, and a node must send them on to the server: where the kernel has put one of the Services can make a tenth
+/// of the cost, and changes with every load. `plain` are the same wires with neither rules nor connection tracking, by which packets
+/// for an endpoint go in between. The median of a node's rounds in which plain routing is as quick as it was ever.
 pub async fn measure(
     plain: &Wires,
     quickest: &mut Quickest,
-    node: &Wires,
+    nodes: &[&Wires],
     to: &[SocketAddr],
     quick: bool,
-) -> anyhow::Result<Cost> {
-    let (routed, served) = (Way::new(plain, &[endpoint()]).await?, Way::new(node, to).await?);
-    let (mut rounds, patience) = (Vec::new(), Patience::of(PATIENCE, quick));
-    let counted = loop {
-        let before = routed.cost(COUNT, false).await?;
-        let new = served.cost(COUNT, false).await?;
-        let established = served.cost(COUNT, true).await?;
-        let after = routed.cost(COUNT, false).await?;
-        let round = Round { routed: [before, after], new, established };
-        forget(node).await?;
-        quickest.note(before.min(after));
-        rounds.push((round.slower_routing(), round));
-        if let Some(alone) = pace::alone(&rounds, *quickest, ENOUGH) {
-            break alone;
+) -> anyhow::Result<Vec<Cost>> {
+    let routed = Way::new(plain, &[endpoint()]).await?;
+    let mut turns = Vec::new();
+    for wires in nodes {
+        turns.push((Way::new(wires, to).await?, Vec::new()));
+    }
+    let patience = Patience::of(PATIENCE, quick);
+    let counted: Vec<Vec<Round>> = loop {
+        for (served, rounds) in &mut turns {
+            let round = Round::run(&routed, served).await?;
+            quickest.note(round.quicker_routing());
+            rounds.push((round.slower_routing(), round));
+        }
+        let alone = |rounds: &Vec<_>| pace::alone(rounds, *quickest, ENOUGH);
+        if let Some(counted) = turns.iter().map(|(_, rounds)| alone(rounds)).collect() {
+            break counted;
         }
         if patience.is_over() {
-            break pace::quickest(rounds, ENOUGH);
+            pace::was_never_alone();
+            let best = |rounds| alone(rounds).unwrap_or_else(|| pace::quickest(rounds, ENOUGH));
+            break turns.iter().map(|(_, rounds)| best(rounds)).collect();
         }
     };
-    for wires in [plain, node] {
+    for wires in nodes.iter().chain([&plain]) {
         wires.node.ip("neigh del 10.200.2.2 dev server\n").await?;
     }
-    let of = |f: fn(&Round) -> f64| {
-        median(&counted.iter().map(|round| round.over_routing(f(round))).collect::<Vec<_>>())
-    };
-    Ok(Cost { new: of(|round| round.new), established: of(|round| round.established) })
+    Ok(counted.iter().map(|rounds| Cost::of(rounds)).collect())
 }
 
 fn endpoint() -> SocketAddr {

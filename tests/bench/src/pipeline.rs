@@ -138,7 +138,8 @@ impl Pipeline {
                 break alone;
             }
             if patience.is_over() {
-                break pace::quickest(rounds, RESTARTS);
+                pace::was_never_alone();
+                break pace::quickest(&rounds, RESTARTS);
             }
             std::thread::sleep(RESTART_PAUSE);
         };

@@ -1,5 +1,6 @@
 //! Which measurements are made, in which order, and which bars they are held against.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use portolan_lab::binaries::Binaries;
@@ -26,14 +27,25 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     let mut quickest = packets::calibrate(&plain, arguments.quick).await?;
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
+        let mut used = Vec::new();
         for kind in &arguments.subjects {
             if arguments.measures(*kind, *size) {
-                let quick = arguments.quick;
-                let (plain, only) = ((&plain, &mut quickest), &arguments.only);
-                Session { world: &world, kind: *kind, quick, only, plain, listed: 0, report: &mut report }
-                    .run()
-                    .await?;
+                let session = Session {
+                    world: &world,
+                    kind: *kind,
+                    arguments,
+                    listed: 0,
+                    used: &mut used,
+                    report: &mut report,
+                };
+                session.run().await?;
             }
+        }
+        if arguments.wants(Part::Packets) {
+            packets(&mut report, *size, (&plain, &mut quickest), &used, arguments.quick).await?;
+        }
+        for (_, wires) in used {
+            wires.down().await?;
         }
         if Some(size) == arguments.sizes.first() && arguments.only.is_empty() {
             let cost = ms(watchers::measure(&world).await?) * 1e3;
@@ -59,6 +71,30 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
 /// Services whose packets are measured.
 const ASKED: usize = 64;
 const NEW_CONNECTION: &str = "packets: new connection, over routing";
+
+/// By the last Services, for which a proxy that walks through its rules walks longest. Of each subject the median of its nodes.
+async fn packets(
+    report: &mut Report,
+    size: Size,
+    (plain, quickest): (&Wires, &mut Quickest),
+    used: &[(Kind, Wires)],
+    quick: bool,
+) -> anyhow::Result<()> {
+    let last: Vec<_> = (0..size.services).rev().take(ASKED).map(objects::frontend).collect();
+    let nodes: Vec<&Wires> = used.iter().map(|(_, wires)| wires).collect();
+    let costs = packets::measure(plain, quickest, &nodes, &last, quick).await?;
+    for kind in used.iter().map(|(kind, _)| *kind).collect::<BTreeSet<Kind>>() {
+        let of = |f: fn(&packets::Cost) -> f64| {
+            let costs = used.iter().zip(&costs).filter(|((of, _), _)| *of == kind);
+            median(&costs.map(|(_, cost)| f(cost) / 1e3).collect::<Vec<_>>())
+        };
+        let mut add =
+            |name: &str, value, bar| report.add(kind, &format!("{size}, {name}"), value, "µs", Some(bar));
+        add(NEW_CONNECTION, of(|cost| cost.new), 2.1);
+        add("packets: established connection, over routing", of(|cost| cost.established), 0.5);
+    }
+    Ok(())
+}
 
 /// Whether a new connection costs the same however many Services there are.
 fn flat(report: &mut Report, sizes: &[Size]) {
@@ -104,50 +140,52 @@ pub enum Part {
 struct Session<'a> {
     world: &'a World,
     kind: Kind,
-    quick: bool,
-    /// What is measured beside the starts; empty = everything.
-    only: &'a [Part],
-    plain: (&'a Wires, &'a mut Quickest),
+    arguments: &'a Arguments,
     /// Bytes from the API server during a start.
     listed: u64,
+    /// Nodes that it served, for packets to be sent through.
+    used: &'a mut Vec<(Kind, Wires)>,
     report: &'a mut Report,
 }
 
 impl<'a> Session<'a> {
-    async fn run(&mut self) -> anyhow::Result<()> {
+    async fn run(mut self) -> anyhow::Result<()> {
         eprintln!("{}, {}", self.kind.name(), self.world.size);
         let mut run = self.starts().await?;
-        if self.measures(Part::Packets) {
-            self.packets(&run).await?;
-        }
-        if self.measures(Part::Changes) {
-            let idle = run.idle(if self.quick { 3 } else { 10 }).await?;
+        if self.arguments.wants(Part::Changes) {
+            let idle = run.idle(if self.arguments.quick { 3 } else { 10 }).await?;
             self.add("idle: CPU in a second", ms(idle), "ms", self.at(None, Some(1.0), None));
             self.changes(&mut run, Change::Add, "one endpoint more").await?;
             self.changes(&mut run, Change::Replace, "one endpoint replaced").await?;
             self.burst(&mut run).await?;
         }
-        if self.measures(Part::Restart) {
+        if self.arguments.wants(Part::Restart) {
             run = self.restart(run).await?;
         }
-        run.end().await?;
+        self.end(run).await?;
         // These parts run in this program: not as the product's own code would, in a build for debugging.
-        if self.kind == Kind::Portolan && self.measures(Part::Pipeline) && !cfg!(debug_assertions) {
+        if self.kind == Kind::Portolan && self.arguments.wants(Part::Pipeline) && !cfg!(debug_assertions) {
             self.pipeline().await?;
         }
         Ok(())
     }
 
-    fn measures(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+    /// The node stays as long as it is of use.
+    async fn end(&mut self, run: Run<'a>) -> anyhow::Result<()> {
+        let wires = run.end().await?;
+        match self.arguments.wants(Part::Packets) {
+            true => self.used.push((self.kind, wires)),
+            false => wires.down().await?,
+        }
+        Ok(())
     }
 
     /// Cold starts, each on a new node; the last one stays.
     async fn starts(&mut self) -> anyhow::Result<Run<'a>> {
         let repetitions = match (self.kind, self.world.size.services) {
-            (Kind::Portolan, ..=10_000) if !self.quick => 5,
+            (Kind::Portolan, ..=10_000) if !self.arguments.quick => 5,
             (Kind::Portolan, _) => 3,
-            (_, ..=1_000) if !self.quick => 3,
+            (Kind::Nftables, _) | (_, ..=1_000) if !self.arguments.quick => 3,
             _ => 1,
         };
         let (mut settled, mut received) = (Vec::new(), Vec::new());
@@ -168,7 +206,7 @@ impl<'a> Session<'a> {
                 self.add("start: received from the API server", median(&received), "MiB", None);
                 return Ok(run);
             }
-            run.end().await?;
+            self.end(run).await?;
         }
     }
 
@@ -192,7 +230,7 @@ impl<'a> Session<'a> {
     }
 
     async fn changes(&mut self, run: &mut Run<'_>, change: Change, name: &str) -> anyhow::Result<()> {
-        let count = match (self.kind, self.quick) {
+        let count = match (self.kind, self.arguments.quick) {
             (Kind::Portolan, false) => 200,
             (Kind::Portolan, true) => 50,
             (_, false) => 5,
@@ -241,21 +279,11 @@ impl<'a> Session<'a> {
         Ok(run)
     }
 
-    /// By the last Services, for which a proxy that walks through its rules walks longest.
-    async fn packets(&mut self, run: &Run<'_>) -> anyhow::Result<()> {
-        let all = 0..self.world.size.services;
-        let last: Vec<_> = all.rev().take(ASKED).map(objects::frontend).collect();
-        let cost = packets::measure(self.plain.0, self.plain.1, &run.node, &last, self.quick).await?;
-        self.add(NEW_CONNECTION, cost.new / 1e3, "µs", Some(2.1));
-        self.add("packets: established connection, over routing", cost.established / 1e3, "µs", Some(0.5));
-        Ok(())
-    }
-
     /// Without API server and process.
     async fn pipeline(&mut self) -> anyhow::Result<()> {
         let size = self.world.size;
         let node = Node::up(&self.world.prefix).await?;
-        let outcome = pipeline::measure(&node.node, size, self.quick).await?;
+        let outcome = pipeline::measure(&node.node, size, self.arguments.quick).await?;
         check_pipeline(&node, size, &outcome).await?;
         node.down().await?;
         let middle = |times: &[Duration]| median(&times.iter().copied().map(ms).collect::<Vec<_>>());

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! This program lives in the control plane's namespace: it talks to the API server without a detour, and sees its events
-//! when the proxies do. Each subject gets a fresh node, so that nothing of the one before is in its kernel.
+//! when the proxies do. Each start of a subject gets a fresh node, so that nothing of the one before is in its kernel; what
+//! it wrote stays until packets were sent through all of them.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -150,7 +152,7 @@ pub struct Node {
 
 /// The namespaces of it, and what leads from one to the next.
 pub struct Wires {
-    prefix: String,
+    name: String,
     pub node: Namespace,
     pub client: Namespace,
     pub server: Namespace,
@@ -158,7 +160,9 @@ pub struct Wires {
 
 impl Wires {
     pub async fn up(prefix: &str) -> anyhow::Result<Wires> {
-        let p = prefix;
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("{prefix}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let p = &name;
         netns::ip(&format!(
             "netns add {p}-node\nnetns add {p}-client\nnetns add {p}-server\n\
              link add eth0 netns {p}-client type veth peer name client netns {p}-node\n\
@@ -191,14 +195,14 @@ impl Wires {
                  route add local {ENDPOINTS} dev lo\nroute add default via 10.200.2.1\n"
             ))
             .await?;
-        Ok(Wires { prefix: prefix.into(), node, client, server })
+        Ok(Wires { name, node, client, server })
     }
 
     pub async fn down(self) -> anyhow::Result<()> {
-        let prefix = self.prefix.clone();
+        let name = self.name.clone();
         drop(self);
-        netns::ip(&["node", "client", "server"].map(|name| format!("netns del {prefix}-{name}\n")).concat())
-            .await
+        let delete = |end| format!("netns del {name}-{end}\n");
+        netns::ip(&["node", "client", "server"].map(delete).concat()).await
     }
 }
 
@@ -214,7 +218,8 @@ impl Node {
     pub async fn up(prefix: &str) -> anyhow::Result<Node> {
         let wires = Wires::up(prefix).await?;
         let api = topology::CONTROL_PLANE.v4;
-        netns::ip(&format!("link add node netns {prefix}-cp type veth peer name eth0 netns {prefix}-node\n"))
+        let node = &wires.name;
+        netns::ip(&format!("link add node netns {prefix}-cp type veth peer name eth0 netns {node}-node\n"))
             .await?;
         let cp = Namespace::open(&format!("{prefix}-cp"))?;
         cp.ip("addr add 10.9.0.11/24 dev node\nlink set node up\n").await?;
@@ -232,12 +237,16 @@ impl Node {
         json[0]["stats64"]["rx"]["bytes"].as_u64().context("rx.bytes")
     }
 
-    /// The processes in its namespaces must have ended.
-    pub async fn down(self) -> anyhow::Result<()> {
+    /// Packets can still be sent through its kernel. The processes in its namespaces must have ended.
+    pub async fn retire(self) -> anyhow::Result<Wires> {
         let Node { wires, _server } = self;
         drop(_server);
         // The namespaces' ends of the wires go at the kernel's leisure, this one at once.
         netns::ip("link del node\n").await?;
-        wires.down().await
+        Ok(wires)
+    }
+
+    pub async fn down(self) -> anyhow::Result<()> {
+        self.retire().await?.down().await
     }
 }
