@@ -20,6 +20,7 @@ mod load;
 mod measure;
 mod objects;
 mod pace;
+mod packet_figures;
 mod packets;
 mod pipeline;
 mod plan;
