@@ -15,7 +15,7 @@ const NONPODS: u32 = 1 << 25;
 const MASQUERADE: u32 = 1 << 26;
 const CLUSTER: u32 = 1 << 27;
 /// Two bits: the number of the shard.
-const SHARD: u32 = 28;
+const SHARD_SHIFT: u32 = 28;
 /// What has no endpoints.
 const FIXED: u32 = 1 << 31;
 
@@ -38,7 +38,7 @@ impl Target {
             _ => Masquerade::Always,
         };
         let side = if code & CLUSTER == 0 { Side::Outside } else { Side::Cluster };
-        let shard = Shard::ALL[(code >> SHARD) as usize % Shard::COUNT];
+        let shard = Shard::ALL[(code >> SHARD_SHIFT) as usize % Shard::COUNT];
         let pick = Pick { side, masquerade, affine: code & AFFINE != 0, count: code & COUNT, shard };
         let pick = Some(Target::Pick(pick)).filter(|_| pick.count > 0);
         let known = Target::FIXED.into_iter().chain(pick);
@@ -54,7 +54,7 @@ impl Pick {
             Masquerade::NonPods => NONPODS,
             Masquerade::Always => MASQUERADE,
         };
-        u32::from(self.shard.number()) << SHARD
+        u32::from(self.shard.number()) << SHARD_SHIFT
             | when(self.side == Side::Cluster, CLUSTER)
             | masquerade
             | when(self.affine, AFFINE)
@@ -86,8 +86,16 @@ mod tests {
 
     #[test]
     fn other_numbers_are_of_nobody() {
-        for code in [0, FIXED, FIXED | 4, FIXED | AFFINE | 1, 1 << 30 | 3, CLUSTER, NONPODS | MASQUERADE | 3]
-        {
+        for code in [
+            0,
+            FIXED,
+            FIXED | 4,
+            FIXED | AFFINE | 1,
+            FIXED | 1 << 28 | 1,
+            1 << 30 | 3,
+            CLUSTER,
+            NONPODS | MASQUERADE | 3,
+        ] {
             assert_eq!(Target::of_code(code), Target::Unknown, "{code:#x}");
         }
         assert_eq!(Target::of_code(u32::MAX), Target::Unknown);

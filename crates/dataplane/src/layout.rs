@@ -55,9 +55,9 @@ const REMEMBER: &str = "remember";
 const RACED: &str = "raced";
 const CLUSTER_RACED: &str = "cluster-raced";
 const SOURCE_RANGES: &str = "source-ranges";
-/// With a size, a key of four bytes is looked up in a quicker way, and more than so many cannot be: each kind of target has one for
-/// each count of endpoints and shard, and no cluster has millions of endpoints in all counts alike.
-const MOST_TARGETS: u32 = 16_384;
+/// Of what numbers, indices and maps mean, as the comment of `services`. The table of another version is replaced at once: piece by
+/// piece, packets would be sent where nothing is yet.
+const VERSION: &str = "layout 2";
 const MARK_NONPODS: &str = "mark-nonpods";
 const PREROUTING: &str = "nat-prerouting";
 const OUTPUT: &str = "nat-output";
@@ -108,9 +108,12 @@ pub fn sets(family: Family) -> Vec<(&'static str, Set)> {
     let frontend = [Address, Protocol, Port];
     let endpoints = map(&[Address, Protocol, Port, Priority], ValueType::Concat(vec![Address, Port]));
     let mut sets = vec![
-        (SERVICES, map(&frontend, ValueType::Concat(vec![Priority]))),
+        (
+            SERVICES,
+            Set { comment: Some(VERSION.into()), ..map(&frontend, ValueType::Concat(vec![Priority])) },
+        ),
         (CLUSTER_SERVICES, map(&frontend, ValueType::Concat(vec![Priority]))),
-        (TARGETS, Set { size: Some(MOST_TARGETS), ..map(&[Priority], ValueType::Verdict) }),
+        (TARGETS, map(&[Priority], ValueType::Verdict)),
         (VIPS, set(&[Address])),
         // the frontends whose address is no VIP, and those that are in `cluster-services`: see `raced`
         (HOST_PORTS, set(&frontend)),
@@ -169,8 +172,8 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn fixed(&self, chain: &str) -> Vec<Rule> {
-        if let Some((side, shard)) = choice::place(chain) {
-            return choice::by_index(side, shard);
+        if let Some((side, shard)) = choice::of_dnat_chain(chain) {
+            return choice::dnat_rules(side, shard);
         }
         match chain {
             PREROUTING => self.prerouting(),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 /// Which of the maps of endpoints has those of an address: its last bits say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shard(u8);
 
 impl Shard {

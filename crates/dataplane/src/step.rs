@@ -11,7 +11,6 @@ use crate::changes::Changes;
 use crate::key::Key;
 use crate::layout::{self, Settings};
 use crate::ledger;
-use crate::shard::Shard;
 use crate::target::Memory;
 
 /// One transaction on one table: applied whole or not at all, and safe alone and in order (invariant 13).
@@ -37,7 +36,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { elements: 2_500, replacement: 40_000, spare: 64 * Shard::COUNT }
+        Limits { elements: 2_500, replacement: 40_000, spare: 64 }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The figures about packets: each subject's, and how they compare.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::objects::{self, Size};
 use crate::pace::Quickest;
-use crate::packets;
+use crate::packets::{self, Cost};
 use crate::report::Report;
 use crate::stats::median;
 use crate::subject::Kind;
@@ -25,17 +25,27 @@ pub async fn add(
     let last: Vec<_> = (0..size.services).rev().take(ASKED).map(objects::frontend).collect();
     let nodes: Vec<&Wires> = used.iter().map(|(_, wires)| wires).collect();
     let costs = packets::measure(plain, quickest, &nodes, &last, quick).await?;
-    for kind in used.iter().map(|(kind, _)| *kind).collect::<BTreeSet<Kind>>() {
-        let of = |f: fn(&packets::Cost) -> f64| {
-            let costs = used.iter().zip(&costs).filter(|((of, _), _)| *of == kind);
-            median(&costs.map(|(_, cost)| f(cost) / 1e3).collect::<Vec<_>>())
+    let kinds = used.iter().map(|(kind, _)| *kind);
+    for (kind, cost) in of_each(kinds.zip(costs)) {
+        let mut figure = |name: &str, nanos, bar| {
+            report.add(kind, &format!("{size}, {name}"), nanos / 1e3, "µs", Some(bar))
         };
-        let mut add =
-            |name: &str, value, bar| report.add(kind, &format!("{size}, {name}"), value, "µs", Some(bar));
-        add(NEW_CONNECTION, of(|cost| cost.new), 2.1);
-        add("packets: established connection, over routing", of(|cost| cost.established), 0.5);
+        figure(NEW_CONNECTION, cost.new, 2.1);
+        figure("packets: established connection, over routing", cost.established, 0.5);
     }
     Ok(())
+}
+
+/// The median of a subject's nodes.
+fn of_each(nodes: impl Iterator<Item = (Kind, Cost)>) -> BTreeMap<Kind, Cost> {
+    let mut costs: BTreeMap<Kind, Vec<Cost>> = BTreeMap::new();
+    nodes.for_each(|(kind, cost)| costs.entry(kind).or_default().push(cost));
+    let middle = |costs: &[Cost], of: fn(&Cost) -> f64| median(&costs.iter().map(of).collect::<Vec<_>>());
+    let cost = |costs: Vec<Cost>| Cost {
+        new: middle(&costs, |cost| cost.new),
+        established: middle(&costs, |cost| cost.established),
+    };
+    costs.into_iter().map(|(kind, costs)| (kind, cost(costs))).collect()
 }
 
 /// Ours at many Services beside ours at few, and beside kube-proxy's.
@@ -71,5 +81,48 @@ fn beside_rival(report: &mut Report, sizes: &[Size]) {
             let name = format!("{size}, packets: new connection, of kube-proxy's");
             report.add(Kind::Portolan, &name, 100.0 * ours / rival, "%", Some(85.0));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_costs_what_its_middle_node_does() {
+        let node = |kind, new| (kind, Cost { new, established: new / 10.0 });
+        let nodes = [
+            node(Kind::Nftables, 5.0),
+            node(Kind::Portolan, 1.0),
+            node(Kind::Portolan, 9.0),
+            node(Kind::Portolan, 2.0),
+        ];
+        let of_each = of_each(nodes.into_iter());
+        assert_eq!(of_each.len(), 2);
+        assert_eq!((of_each[&Kind::Portolan].new, of_each[&Kind::Portolan].established), (2.0, 0.2));
+        assert_eq!(of_each[&Kind::Nftables].new, 5.0);
+    }
+
+    #[test]
+    fn ours_is_compared_with_few_services_and_with_kube_proxy() {
+        let sizes = [Size::new(1_000, 3), Size::new(30_000, 10)];
+        let mut report = Report::default();
+        let mut add = |kind, size: usize, value| {
+            report.add(kind, &format!("{}, {NEW_CONNECTION}", sizes[size]), value, "µs", None);
+        };
+        add(Kind::Portolan, 0, 1.6);
+        add(Kind::Nftables, 0, 2.0);
+        add(Kind::Iptables, 0, 9.0);
+        add(Kind::Portolan, 1, 2.0);
+        compare(&mut report, &sizes);
+        let found: Vec<_> =
+            report.figures().iter().skip(2).map(|f| (&*f.name, f.value.map(f64::round), f.ok)).collect();
+        assert_eq!(
+            found,
+            [
+                ("30k × 10, packets: new connection, beside 1k × 3", Some(25.0), Some(false)),
+                ("1k × 3, packets: new connection, of kube-proxy's", Some(80.0), Some(true)),
+            ]
+        );
     }
 }

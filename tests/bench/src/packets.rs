@@ -114,8 +114,12 @@ pub async fn measure(
         turns.push((Way::new(wires, to).await?, Vec::new()));
     }
     let patience = Patience::of(PATIENCE, quick);
+    let many = turns.len();
     let counted: Vec<Vec<Round>> = loop {
-        for (served, rounds) in &mut turns {
+        // Another one begins each time, so that none always follows the same one.
+        let first = turns.first().map_or(0, |(_, rounds)| rounds.len());
+        for at in first..first + many {
+            let (served, rounds) = &mut turns[at % many];
             let round = Round::run(&routed, served).await?;
             quickest.note(round.quicker_routing());
             rounds.push((round.slower_routing(), round));

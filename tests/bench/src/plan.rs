@@ -39,6 +39,8 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
                 session.run().await?;
             }
         }
+        // What there is so far, should something fail that comes later.
+        report.write_json(&arguments.output.join("results.json"))?;
         if arguments.wants(Part::Packets) {
             packet_figures::add(&mut report, *size, (&plain, &mut quickest), &used, arguments.quick).await?;
         }
@@ -50,8 +52,6 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
             report.add(Kind::Portolan, "API server: CPU for one event to one watcher", cost, "µs", None);
         }
         world.down().await?;
-        // What there is so far, should a later size fail.
-        report.write_json(&arguments.output.join("results.json"))?;
     }
     plain.down().await?;
     packet_figures::compare(&mut report, &arguments.sizes);
@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
         let repetitions = match (self.kind, self.world.size.services) {
             (Kind::Portolan, ..=10_000) if !self.arguments.quick => 5,
             (Kind::Portolan, _) => 3,
-            (Kind::Nftables, _) | (_, ..=1_000) if !self.arguments.quick => 3,
+            (Kind::Nftables, ..=10_000) | (_, ..=1_000) if !self.arguments.quick => 3,
             _ => 1,
         };
         let (mut settled, mut received) = (Vec::new(), Vec::new());

@@ -4,9 +4,9 @@
 //! the kernel does for each new verdict is to follow all verdicts of the same map, in all chains and for every hook, which costs
 //! 6 ms of CPU with 30,000 frontends, and nothing that one would notice with a few hundred numbers.
 //!
-//! In the same way one chain of each side and shard looks up that map of endpoints, and a chain for each number of endpoints marks, and
-//! says which index to look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000 endpoints. So
-//! a count that nobody had before costs next to nothing, however large.
+//! In the same way one chain of each side and shard looks up the shard's map of endpoints, and a chain for each number of endpoints in it
+//! marks, and says which index to look for: for each rule that is to look up a map the kernel walks it whole, 50 ms with 300,000
+//! endpoints. So a count that nobody had there before costs next to nothing, however large.
 //!
 //! From one look-up to the next, numbers and indices are in the packet's priority, the one place that a rule can write, and another
 //! rule of the same kind read, which is of no meaning to others at that point: nft(8) cannot list a rule of two chained look-ups,
@@ -55,19 +55,19 @@ pub fn pick(settings: &Settings, family: Family, pick: Pick) -> Vec<Rule> {
         Some(next) => rule([goto(&next.to_string())]),
         None => rule([
             Statement::SetPriorityRandom { modulus: pick.count, offset: pick.side.offset() },
-            goto(by_index_of(pick.side, pick.shard)),
+            goto(dnat_chain(pick.side, pick.shard)),
         ]),
     };
     first.into_iter().chain([last]).collect()
 }
 
 /// Whose chain this is, if it is one of [`DNAT`] or [`CLUSTER_DNAT`].
-pub fn place(chain: &str) -> Option<(Side, Shard)> {
+pub fn of_dnat_chain(chain: &str) -> Option<(Side, Shard)> {
     let of = |side| Shard::ALL.into_iter().map(move |shard| (side, shard));
-    Side::ALL.into_iter().flat_map(of).find(|(side, shard)| by_index_of(*side, *shard) == chain)
+    Side::ALL.into_iter().flat_map(of).find(|(side, shard)| dnat_chain(*side, *shard) == chain)
 }
 
-pub fn by_index(side: Side, shard: Shard) -> Vec<Rule> {
+pub fn dnat_rules(side: Side, shard: Shard) -> Vec<Rule> {
     // Gone altogether: the client asks again and finds the new rules. Let through, the packet would leave
     // the node as it is, and a UDP flow would stay that way (S52).
     let last = rule([Statement::Verdict(Verdict::Drop)]);
@@ -86,7 +86,7 @@ pub fn raced(side: Side) -> Vec<Rule> {
     [rule([jump(MARK_NONPODS)]), retry(side)].into_iter().chain(dnat).chain([rule([last])]).collect()
 }
 
-fn by_index_of(side: Side, shard: Shard) -> &'static str {
+fn dnat_chain(side: Side, shard: Shard) -> &'static str {
     let chains = match side {
         Side::Outside => DNAT,
         Side::Cluster => CLUSTER_DNAT,

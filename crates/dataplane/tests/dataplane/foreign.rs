@@ -114,6 +114,9 @@ fn elements_gone_or_other() {
         ],
         1,
     );
+    let chain = Command::AddChain { chain: "masq-pick-3-from-2".into(), base: None };
+    let of_another_shard = add("targets", Element::new(target(0x1400_0003), verdict("masq-pick-3-from-2")));
+    check(vec![chain, delete("targets", target(0x1400_0003)), of_another_shard], 2);
     check(vec![delete("fw-vips", service())], 1);
 }
 
@@ -147,6 +150,7 @@ fn elements_too_many() {
 fn rules_and_chains_are_written_anew_in_place() {
     check(vec![Command::AddRule { chain: "masq-pick-3-from-1".into(), rule: accept() }], 1);
     check(vec![Command::FlushChain { chain: "nat-prerouting".into() }], 1);
+    check(vec![Command::FlushChain { chain: "dnat-from-1".into() }], 1);
     let foreign = Command::AddChain { chain: "foreign".into(), base: None };
     let jump = Rule::new(vec![Statement::Verdict(Verdict::Jump("foreign".into()))]);
     let rules = vec![
@@ -170,10 +174,25 @@ fn foreign_sets_go() {
 
 /// The maps of endpoints have had other names. Piece by piece, rules would look up the new ones before anything is in them.
 #[test]
-fn the_table_of_another_layout_is_replaced_at_once() {
-    let mut kernel = Kernel::default();
+fn the_table_with_one_map_of_endpoints_is_replaced_at_once() {
     let endpoints = Command::AddSet { name: "endpoints".into(), set: Set::default() };
-    kernel.commit(Family::Ipv4, &[Command::AddTable, endpoints]).unwrap();
+    check_replaced(&[Command::AddTable, endpoints]);
+}
+
+/// Numbers have not always told the shard.
+#[test]
+fn the_table_of_another_version_is_replaced_at_once() {
+    let sets = written_table().unwrap().sets.into_iter().map(|(name, set)| {
+        let comment = set.comment.filter(|_| &*name != "services");
+        Command::AddSet { name, set: Set { comment, ..set } }
+    });
+    check_replaced(&[vec![Command::AddTable], sets.collect()].concat());
+}
+
+#[track_caller]
+fn check_replaced(commands: &[Command]) {
+    let mut kernel = Kernel::default();
+    kernel.commit(Family::Ipv4, commands).unwrap();
     let limits = Limits { elements: 1, ..Limits::default() };
     let mut dataplane = Dataplane::with_limits(Settings::default(), limits);
     dataplane.set_service(&ServiceId::new("default", "web"), 0, Some(Arc::new(web(3))));

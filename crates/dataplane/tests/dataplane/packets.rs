@@ -395,13 +395,13 @@ fn the_whole_table_as_text() {
         	}
         	map services {
         		type ipv4_addr . inet_proto . inet_service : classid
+        		comment "layout 2"
         		elements = {
         			192.0.2.10 . tcp . 80 : 2000:1,
         		}
         	}
         	map targets {
         		type classid : verdict
-        		size 16384
         		elements = {
         			2000:1 : jump pick-1-from-2,
         			8000:1 : jump refuse,

@@ -180,19 +180,16 @@ fn what_is_published_has_its_endpoints_after_every_step() {
             for family in Family::ALL {
                 for (map, offset) in [("services", 0), ("cluster-services", 1 << 20)] {
                     let picks = picks(after, family, map);
-                    for (key, count) in &picks {
-                        for index in 0..*count {
-                            assert!(
-                                has_endpoint(after, family, key, offset + index),
-                                "{map} {key:?} {index}"
-                            );
+                    for (key, pick) in &picks {
+                        for index in 0..pick.count {
+                            let there = has_endpoint(after, family, pick, key, offset + index);
+                            assert!(there, "{map} {key:?} {index}");
                         }
                     }
                     // a packet may read the maps on either side of a commit
-                    for (key, _) in
-                        picks.iter().filter(|(key, _)| before.elements(family, map).contains_key(key))
-                    {
-                        assert!(has_endpoint(after, family, key, offset), "{map} {key:?} raced");
+                    let stays = |key: &Bytes| before.elements(family, map).contains_key(key);
+                    for (key, pick) in picks.iter().filter(|(key, _)| stays(key)) {
+                        assert!(has_endpoint(after, family, pick, key, offset), "{map} {key:?} raced");
                     }
                 }
             }
@@ -200,23 +197,34 @@ fn what_is_published_has_its_endpoints_after_every_step() {
     });
 }
 
-/// Keys that a map sends to a pick chain, with the number of endpoints that it expects. None is sent nowhere.
-fn picks(kernel: &Kernel, family: Family, map: &str) -> BTreeMap<Bytes, u32> {
+/// A chain that picks.
+struct Picks {
+    /// How many endpoints it expects.
+    count: u32,
+    /// The map in which they are looked for.
+    map: String,
+}
+
+/// Keys that a map sends to a chain that picks. None is sent nowhere.
+fn picks(kernel: &Kernel, family: Family, map: &str) -> BTreeMap<Bytes, Picks> {
     let targets = kernel.elements(family, "targets");
-    let count = |element: &Element| {
+    let picks = |element: &Element| {
         let Value::Bytes(code) = &element.value else { panic!("{element:?}") };
         match &targets.get(code).unwrap_or_else(|| panic!("{element:?} leads nowhere")).value {
-            Value::Verdict(Verdict::Jump(chain)) => chain.rsplit_once("pick-")?.1.parse().ok(),
+            Value::Verdict(Verdict::Jump(chain)) if !chain.starts_with("refuse") => {
+                let (_, pick) = chain.rsplit_once("pick-").unwrap();
+                let (count, shard) = pick.split_once("-from-").unwrap();
+                Some(Picks { count: count.parse().unwrap(), map: format!("endpoints-{shard}") })
+            }
             _ => None,
         }
     };
-    kernel.elements(family, map).iter().filter_map(|(key, e)| Some((key.clone(), count(e)?))).collect()
+    kernel.elements(family, map).iter().filter_map(|(key, e)| Some((key.clone(), picks(e)?))).collect()
 }
 
-fn has_endpoint(kernel: &Kernel, family: Family, key: &Bytes, index: u32) -> bool {
+fn has_endpoint(kernel: &Kernel, family: Family, pick: &Picks, key: &Bytes, index: u32) -> bool {
     let key = Bytes::new(&[&key[..], &index.to_ne_bytes()].concat());
-    let maps = ["endpoints-0", "endpoints-1", "endpoints-2", "endpoints-3"];
-    maps.into_iter().any(|map| kernel.elements(family, map).contains_key(&key))
+    kernel.elements(family, &pick.map).contains_key(&key)
 }
 
 /// A frontend that is balanced before a change and after it is balanced all the way, to endpoints of before or after.
