@@ -46,6 +46,15 @@ pub struct Cost {
     pub established: f64,
 }
 
+/// Of one node.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// On a core of our own, as far as that was to be had.
+    pub cost: Cost,
+    /// The first of a connection in each turn, whatever the machine did meanwhile: to be compared with other nodes' in the same turn.
+    pub turns: Vec<f64>,
+}
+
 /// One round: all costs within some hundredths of a second.
 #[derive(Clone, Copy, Debug)]
 struct Round {
@@ -98,19 +107,18 @@ pub async fn calibrate(plain: &Wires, quick: bool) -> anyhow::Result<Quickest> {
 }
 
 /// What packets cost on each of the nodes, which take turns, so that whatever slows the machine down slows all of them. Packets are for
-/// the Services in `to` by turns, and a node must send them on to the server: where the kernel has put one of the Services can make a tenth
+/// each of a node's addresses by turns, and it must send them on to the server: where the kernel has put one of the Services can make a tenth
 /// of the cost, and changes with every load. `plain` are the same wires with neither rules nor connection tracking, by which packets
-/// for an endpoint go in between. The median of a node's rounds in which plain routing is as quick as it was ever.
+/// for an endpoint go in between. A node's cost is the median of its rounds in which plain routing is as quick as it was ever.
 pub async fn measure(
     plain: &Wires,
     quickest: &mut Quickest,
-    nodes: &[&Wires],
-    to: &[SocketAddr],
+    nodes: &[(&Wires, Vec<SocketAddr>)],
     quick: bool,
-) -> anyhow::Result<Vec<Cost>> {
+) -> anyhow::Result<Vec<Measured>> {
     let routed = Way::new(plain, &[endpoint()]).await?;
     let mut turns = Vec::new();
-    for wires in nodes {
+    for (wires, to) in nodes {
         turns.push((Way::new(wires, to).await?, Vec::new()));
     }
     let patience = Patience::of(PATIENCE, quick);
@@ -134,10 +142,12 @@ pub async fn measure(
             break turns.iter().map(|(_, rounds)| best(rounds)).collect();
         }
     };
-    for wires in nodes.iter().chain([&plain]) {
+    for wires in nodes.iter().map(|(wires, _)| *wires).chain([plain]) {
         wires.node.ip("neigh del 10.200.2.2 dev server\n").await?;
     }
-    Ok(counted.iter().map(|rounds| Cost::of(rounds)).collect())
+    let new = |(_, round): &(f64, Round)| round.over_routing(round.new);
+    let all = turns.iter().map(|(_, rounds)| rounds.iter().map(new).collect());
+    Ok(counted.iter().zip(all).map(|(rounds, turns)| Measured { cost: Cost::of(rounds), turns }).collect())
 }
 
 fn endpoint() -> SocketAddr {

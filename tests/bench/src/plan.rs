@@ -9,6 +9,7 @@ use crate::facts::Facts;
 use crate::listing::Listing;
 use crate::measure::{Change, Run};
 use crate::objects::Size;
+use crate::packet_figures::Used;
 use crate::pipeline::Outcome;
 use crate::report::Report;
 use crate::stats::{largest, median, percentile};
@@ -23,9 +24,10 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
     // A packet's way where there are no rules and no connection tracking.
     let plain = Wires::up(&format!("{prefix}-plain")).await?;
     let mut quickest = packets::calibrate(&plain, arguments.quick).await?;
+    // Ours of the first size stay, for packets to be compared with those of later ones.
+    let mut used: Vec<Used> = Vec::new();
     for size in &arguments.sizes {
         let world = World::up(prefix, *size, binaries).await?;
-        let mut used = Vec::new();
         for kind in &arguments.subjects {
             if arguments.measures(*kind, *size) {
                 let session = Session {
@@ -44,8 +46,9 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
         if arguments.wants(Part::Packets) {
             packet_figures::add(&mut report, *size, (&plain, &mut quickest), &used, arguments.quick).await?;
         }
-        for (_, wires) in used {
-            wires.down().await?;
+        let stays = |of: &mut Used| of.kind == Kind::Portolan && Some(&of.size) == arguments.sizes.first();
+        for gone in used.extract_if(.., |of| !stays(of)) {
+            gone.wires.down().await?;
         }
         if Some(size) == arguments.sizes.first() && arguments.only.is_empty() {
             let cost = ms(watchers::measure(&world).await?) * 1e3;
@@ -53,8 +56,10 @@ pub async fn run(arguments: &Arguments, prefix: &str, binaries: &Binaries) -> an
         }
         world.down().await?;
     }
+    for gone in used {
+        gone.wires.down().await?;
+    }
     plain.down().await?;
-    packet_figures::compare(&mut report, &arguments.sizes);
     report.write_json(&arguments.output.join("results.json"))?;
     std::fs::write(arguments.output.join("facts.json"), serde_json::to_string_pretty(&facts)? + "\n")?;
     std::fs::write(arguments.output.join("bench.svg"), docs::picture(&report))?;
@@ -83,7 +88,7 @@ struct Session<'a> {
     /// Bytes from the API server during a start.
     listed: u64,
     /// Nodes that it served, for packets to be sent through.
-    used: &'a mut Vec<(Kind, Wires)>,
+    used: &'a mut Vec<Used>,
     report: &'a mut Report,
 }
 
@@ -113,7 +118,7 @@ impl<'a> Session<'a> {
     async fn end(&mut self, run: Run<'a>) -> anyhow::Result<()> {
         let wires = run.end().await?;
         match self.arguments.wants(Part::Packets) {
-            true => self.used.push((self.kind, wires)),
+            true => self.used.push(Used { kind: self.kind, size: self.world.size, wires }),
             false => wires.down().await?,
         }
         Ok(())
