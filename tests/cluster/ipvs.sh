@@ -26,6 +26,7 @@ kube_proxy() {
   done
   kube_proxy_rules
   $ip netns exec pod busybox nc -ll -p 8081 -e busybox cat &
+  wait_until listens 8081
 }
 
 # A condition that does not come ends the script.
@@ -43,8 +44,10 @@ connections() {
   ipvsadm -Ln | awk -v server="$1:80" '$1 == "TCP" { now = $2 } $1 == "->" && now == server { print $5 + $6 }'
 }
 
+# listens PORT: a server of the pod's, by `netstat` of its namespace.
+listens() { $ip netns exec pod busybox netstat -ltn | grep -q ":$1 "; }
 heard() { [ "$(tail -n 1 /from)" = "$1" ]; }
-say() { echo "$1" >&3; wait_until heard "$1"; tail -n 1 /from; }
+say() { echo "$1" >&3; wait_until heard "$1" && tail -n 1 /from; }
 new() { echo "$1" | $ip netns exec client busybox nc -w 5 $VIP 80 | head -n 1; }
 serves() { nft list map ip portolan services | grep -q "$VIP . tcp . 80"; }
 is_gone() { [ -z "$(connections "$1")" ]; }
@@ -68,7 +71,7 @@ echo "RESULT through IPVS: $(connections $VIP)"
 echo "RESULT interface: $(ls /sys/class/net | grep kube)"
 
 # IPVS forgets a connection that is idle, and begins anew with each packet.
-ipvsadm --set 2 0 0
+ipvsadm --set 5 0 0
 say more >/dev/null
 wait_until none_left
 echo "RESULT afterwards: servers $(ipvsadm -Ln | grep -c TCP || true), interfaces $(ls /sys/class/net | grep -c kube || true)"
