@@ -1,7 +1,9 @@
 //! One kept nf_tables socket: whole transactions in, dumps out.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -19,7 +21,11 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// The kernel sends at most 32 KiB at once.
 const RECEIVE_LEN: usize = 64 << 10;
 /// Other writers may keep changing the ruleset; each try reads it whole.
-const DUMP_TRIES: usize = 10;
+const DUMP_TRIES: u32 = 10;
+/// Of one set that packets change: what the last left out is forgotten another time.
+const ELEMENTS_TRIES: u32 = 3;
+/// Before another dump of a set that was not whole, and twice as long before each further one.
+const WHILE_IT_GROWS: Duration = Duration::from_millis(20);
 
 /// Calls are synchronous and block: the kernel handles a transaction inside `sendto`, so there is nothing to wait for.
 pub struct NftSocket {
@@ -73,7 +79,7 @@ fn sentence(refusals: &[Refusal]) -> String {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    #[error("the ruleset changed under each of {DUMP_TRIES} dumps")]
+    #[error("the ruleset changed, or was put in another order, under each of {DUMP_TRIES} dumps")]
     Restless,
     #[error(transparent)]
     Malformed(#[from] portolan_nft::Malformed),
@@ -118,25 +124,40 @@ impl NftSocket {
 
     /// The table as the kernel has it, and the generation at which it was so. None when there is no such table.
     pub fn dump_table(&mut self, table: &TableId) -> Result<Option<(Dumped, u32)>, DumpError> {
-        for _ in 0..DUMP_TRIES {
+        for attempt in 0..DUMP_TRIES {
             let before = self.generation()?;
             let dumped = self.read_table(table);
             // element dumps say nothing of changes made meanwhile
-            if self.generation()? == before {
-                return Ok(dumped?.map(|dumped| (dumped, before)));
+            if self.generation()? != before {
+                continue;
+            }
+            match dumped? {
+                Some(dumped) if !dumped.is_whole() => wait_while_it_grows(attempt),
+                dumped => return Ok(dumped.map(|dumped| (dumped, before))),
             }
         }
         Err(DumpError::Restless)
     }
 
-    /// The elements of one set; none where there is no such set. Another writer may change it meanwhile.
+    /// The elements of one set, each once; none where there is no such set. Another writer may change it meanwhile. A dump that
+    /// is not [whole](Dumped::is_whole) is followed by others, and what any of them has is given.
     pub fn elements(&mut self, table: &TableId, set: Name) -> Result<Vec<Element>, DumpError> {
-        let mut dumped = Dumped::default();
-        match self.read(table, &Request::Elements(set.clone()), &mut dumped) {
-            Err(DumpError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other?,
+        let mut found = BTreeMap::new();
+        for attempt in 0..ELEMENTS_TRIES {
+            let mut dumped = Dumped::default();
+            match self.read(table, &Request::Elements(set.clone()), &mut dumped) {
+                Err(DumpError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                other => other?,
+            }
+            let whole = dumped.is_whole();
+            let elements = dumped.elements.remove(&set).unwrap_or_default();
+            found.extend(elements.into_iter().map(|element| (element.key.clone(), element)));
+            if whole {
+                break;
+            }
+            wait_while_it_grows(attempt);
         }
-        Ok(dumped.elements.remove(&set).unwrap_or_default())
+        Ok(found.into_values().collect())
     }
 
     /// The rules of one chain; none where there is no such chain.
@@ -244,6 +265,10 @@ impl NftSocket {
             }
         }
     }
+}
+
+fn wait_while_it_grows(attempt: u32) {
+    std::thread::sleep(WHILE_IT_GROWS * 2u32.pow(attempt));
 }
 
 /// What came back after a transaction.
