@@ -127,9 +127,10 @@ impl<'a> Session<'a> {
     /// Cold starts, each on a new node; the last one stays.
     async fn starts(&mut self) -> anyhow::Result<Run<'a>> {
         let repetitions = match (self.kind, self.world.size.services) {
-            (Kind::Portolan, ..=10_000) if !self.arguments.quick => 5,
+            // Each is a load of its own for the packets, too: as many of those that are compared.
+            (Kind::Portolan | Kind::Nftables, ..=10_000) if !self.arguments.quick => 5,
             (Kind::Portolan, _) => 3,
-            (Kind::Nftables, ..=10_000) | (_, ..=1_000) if !self.arguments.quick => 3,
+            (_, ..=1_000) if !self.arguments.quick => 3,
             _ => 1,
         };
         let (mut settled, mut received) = (Vec::new(), Vec::new());
