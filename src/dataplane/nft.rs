@@ -144,6 +144,9 @@ impl NftSocket {
     pub fn elements(&mut self, table: &TableId, set: Name) -> Result<Vec<Element>, DumpError> {
         let mut found = BTreeMap::new();
         for attempt in 0..ELEMENTS_TRIES {
+            if let Some(before) = attempt.checked_sub(1) {
+                wait_while_it_grows(before);
+            }
             let mut dumped = Dumped::default();
             match self.read(table, &Request::Elements(set.clone()), &mut dumped) {
                 Err(DumpError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -155,7 +158,6 @@ impl NftSocket {
             if whole {
                 break;
             }
-            wait_while_it_grows(attempt);
         }
         Ok(found.into_values().collect())
     }
